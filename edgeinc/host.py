@@ -1,0 +1,84 @@
+"""Facts about this machine that belong beside every figure, gathered without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edgeinc.schema import Host
+
+PACKAGES = (
+    "edgeinc",
+    "torch",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+def host(gpu: str = "") -> Host:
+    """The machine and the installed versions of what edgeinc stands on.
+
+    Args:
+        gpu: Name of the accelerator in use, "" for none; the caller knows, this module cannot.
+    """
+    return Host(
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        cpu=cpu_name(),
+        cores=cores(),
+        memory_gb=round(memory_bytes() / 2**30, 1),
+        versions={name: v for name in PACKAGES if (v := installed(name))},
+        gpu=gpu,
+    )
+
+
+def cores() -> int:
+    """Cores this process may use (cgroup and affinity included where the system tells)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def installed(package: str) -> str:
+    """The installed version of a distribution, or ""."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def computes_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively; elsewhere bf16 is slower than fp32."""
+    flags = f" {_cpuinfo('flags') or _cpuinfo('features')} "
+    return any(f" {flag} " in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _cpuinfo(key: str) -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(key):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def memory_bytes() -> int:
+    """Physical memory, 0 where the system does not tell."""
+    if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

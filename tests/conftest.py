@@ -1,0 +1,116 @@
+"""What several test files start from."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import venv
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The folder that holds pyproject.toml."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def camvid_root():
+    """The folder that holds `camvid/`; a test that asks for it is skipped where it is absent."""
+    root = Path(os.environ.get("EDGEINC_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (root / "camvid" / "train.txt").is_file():
+        pytest.skip(f"no CamVid in {root}; name its parent folder in EDGEINC_TEST_DATA")
+    return root
+
+
+@pytest.fixture
+def python(tmp_path, tmp_path_factory):
+    """Run a fresh Python in an empty folder: `python("-c", code)` returns the finished process.
+
+    `first`: folder whose modules come before the installed ones.
+    `without`: distributions that are not installed for this Python.
+    """
+
+    def run(*arguments, first=REPOSITORY, without=()):
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        settings = {k: v for k, v in os.environ.items() if not k.startswith("EDGEINC_")}
+        return subprocess.run(
+            [_environment(tuple(without), tmp_path_factory), *map(str, arguments)],
+            cwd=work,
+            env={**settings, "PYTHONPATH": str(first), "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+_environments = {}
+
+
+def _environment(without, tmp_path_factory):
+    """The interpreter of an environment with links to what is installed here, less some."""
+    if without not in _environments:
+        folder = tmp_path_factory.mktemp("environment")
+        venv.create(folder, symlinks=True)
+        gone = {
+            Path(file).parts[0]
+            for name in without
+            for found in metadata.distributions(name=name)
+            for file in found.files or ()
+        } - {"..", "__pycache__"}
+        (site,) = folder.glob("lib/python*/site-packages")
+        for entry in Path(sysconfig.get_path("platlib")).iterdir():
+            if entry.name not in gone and not (site / entry.name).exists():
+                (site / entry.name).symlink_to(entry)
+        _environments[without] = folder / "bin" / "python"
+    return _environments[without]
+
+
+SMALL_MODEL = ("model.width=0.125",)
+"""A network that trains in seconds: what tests of the machinery use."""
+
+
+@pytest.fixture(scope="session")
+def street_data(tmp_path_factory):
+    """A `folder` dataset of 20 synthetic scenes of 64x96, every fifth of them `val`."""
+    from edgeinc.data._synth import synth
+
+    root = tmp_path_factory.mktemp("data") / "street"
+    synth(root, n=20, size=(64, 96), seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def _base_run(street_data, tmp_path_factory):
+    from edgeinc.training import train
+
+    run = tmp_path_factory.mktemp("runs") / "base"
+    train(
+        street_data,
+        classes=["road", "sky", "building"],
+        size=(64, 96),
+        run=run,
+        sets=SMALL_MODEL,
+        epochs=2,
+        batch_size=4,
+        precision="fp32",
+        threads=1,
+        workers=0,
+    )
+    return run
+
+
+@pytest.fixture
+def base_run(_base_run, tmp_path):
+    """A run of one trained step (road, sky, building) that the test may change."""
+    copy = tmp_path / "run"
+    shutil.copytree(_base_run, copy)
+    return copy
