@@ -1,0 +1,65 @@
+"""Terms that several methods share, computed in float32 whatever the network computes in.
+
+Every mean over a set of pixels is 0 when the set is empty: a batch without a labelled pixel must
+not turn the weights into NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeinc.models import Output
+from edgeinc.schema import VOID
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Weighted mean over labelled pixels of -log softmax(logits)[label].
+
+    Args:
+        logits: (B, C, H, W).
+        labels: (B, H, W) int64; `VOID` pixels do not count.
+        class_weights: (C,) or None; the sum is divided by the weights of the labelled pixels.
+    """
+    return nll(log_softmax(logits), labels, class_weights)
+
+
+def nll(log_p: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """`cross_entropy` for logarithms of probabilities that are already there."""
+    total = F.nll_loss(log_p, labels, class_weights, ignore_index=VOID, reduction="sum")
+    valid = labels != VOID
+    if class_weights is None:
+        return total / valid.sum().clamp(min=1)
+    weight = torch.where(valid, class_weights[labels.masked_fill(~valid, 0)], 0).sum()
+    return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def supervised(output: Output, labels: Tensor, class_weights: Tensor | None) -> dict[str, Tensor]:
+    """Cross-entropy of the decision (`ce`) and of the training-only outputs (`aux`)."""
+    return {
+        "ce": cross_entropy(output.logits, labels, class_weights),
+        **auxiliary(output, labels, class_weights),
+    }
+
+
+def auxiliary(output: Output, labels: Tensor, class_weights: Tensor | None) -> dict[str, Tensor]:
+    """Summed cross-entropy of the training-only outputs; no term where a network has none."""
+    if not output.aux:
+        return {}
+    losses = [cross_entropy(logits, labels, class_weights) for logits in output.aux]
+    return {"aux": torch.stack(losses).sum()}
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Over classes, in float32."""
+    return F.log_softmax(logits.float(), dim=1)
+
+
+def entropy_bits(log_q: Tensor) -> Tensor:
+    """Entropy over classes in bits, (B, H, W); exactly 0 for a one-hot distribution.
+
+    `log_q` may hold -inf: 0 log 0 is 0.
+    """
+    q_log_q = torch.where(log_q == -torch.inf, 0, log_q.exp() * log_q)
+    return -q_log_q.sum(1) / torch.log(torch.tensor(2.0, device=log_q.device))

@@ -1,0 +1,141 @@
+"""BiSeNet v1: bilateral segmentation network (Yu et al., ECCV 2018).
+
+A shallow spatial path keeps detail at 1/8, a ResNet context path sees far at 1/32; attention
+refines the context, a feature fusion module joins both. Two auxiliary outputs on the refined
+context help training only. Built from the paper; the backbone takes ImageNet weights in
+torchvision's key names (`--init`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeinc.models import Head, Model, Output
+from edgeinc.models._resnet import ResNet
+
+Depth = Literal[18, 50, 101]
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, BN, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+
+
+def global_average(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1, 1)."""
+    return x.mean((2, 3), keepdim=True)
+
+
+class AttentionRefinement(nn.Module):
+    """Channel attention from the global average of the refined features (section 3.2)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(inputs, outputs)
+        self.attention = nn.Conv2d(outputs, outputs, 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        x = self.conv(x)
+        return x * torch.sigmoid(self.bn(self.attention(global_average(x))))
+
+
+class FeatureFusion(nn.Module):
+    """Concatenate both paths, weigh the channels, add (section 3.3, figure 2c)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(inputs, outputs, 1)
+        self.squeeze = nn.Conv2d(outputs, outputs // 4, 1)
+        self.excite = nn.Conv2d(outputs // 4, outputs, 1)
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Two maps of one resolution -> (B, C', H, W)."""
+        x = self.conv(torch.cat([spatial, context], 1))
+        weight = torch.sigmoid(self.excite(F.relu(self.squeeze(global_average(x)))))
+        return x + x * weight
+
+
+class Classifier(nn.Module):
+    """3x3 ConvBNReLU and a growing 1x1 classifier, upsampled to the resolution of the image."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int, upsample: int) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(inputs, hidden)
+        self.head = Head(hidden, classes, "conv1x1")
+        self.upsample = upsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) -> logits (B, C, h·upsample, w·upsample)."""
+        logits = self.head(self.conv(x))
+        return F.interpolate(logits, scale_factor=float(self.upsample), mode="bilinear")
+
+
+class BiSeNet(Model):
+    """The network. Features before the classifier: (B, 256·width, H/8, W/8), non-negative."""
+
+    stride = 32
+
+    @dataclass(frozen=True)
+    class Config:
+        """Options of BiSeNet.
+
+        Attributes:
+            depth: ResNet of the context path: 18, 50 or 101 layers.
+            width: Factor on every channel count; ImageNet weights need 1.
+        """
+
+        depth: Depth = 18
+        width: float = 1.0
+
+    def __init__(self, classes: int, *, depth: Depth, width: float) -> None:
+        super().__init__()
+        c64, c128, c256 = (max(8, round(width * c)) for c in (64, 128, 256))
+        self.spatial = nn.Sequential(
+            ConvBNReLU(3, c64, 7, 2),
+            ConvBNReLU(c64, c64, 3, 2),
+            ConvBNReLU(c64, c64, 3, 2),
+            ConvBNReLU(c64, c128, 1),
+        )
+        self.backbone = ResNet(depth, width)
+        deep16, deep32 = self.backbone.channels
+        self.refine16 = AttentionRefinement(deep16, c128)
+        self.refine32 = AttentionRefinement(deep32, c128)
+        self.smooth16 = ConvBNReLU(c128, c128)
+        self.smooth32 = ConvBNReLU(c128, c128)
+        self.tail = ConvBNReLU(deep32, c128, 1)
+        self.fuse = FeatureFusion(c128 + c128, c256)
+        self.classifier = Classifier(c256, c256, classes, 8)
+        self.aux16 = Classifier(c128, c64, classes, 8)
+        self.aux32 = Classifier(c128, c64, classes, 16)
+
+    def heads(self) -> tuple[Head, ...]:
+        """The principal head and the two auxiliary ones."""
+        return (self.classifier.head, self.aux16.head, self.aux32.head)
+
+    def load_backbone(self, state: dict[str, Tensor]) -> int:
+        """Take a torchvision ResNet's weights; its `fc` is not used."""
+        return self.backbone.load_torchvision(state)
+
+    def forward(self, x: Tensor) -> Output:
+        """(B, 3, H, W) normalised -> logits (B, C, H, W); in training two more in `aux`."""
+        deep16, deep32 = self.backbone(x)
+        up32 = self.refine32(deep32) + self.tail(global_average(deep32))
+        up32 = self.smooth32(F.interpolate(up32, scale_factor=2.0, mode="nearest"))  # 1/16
+        up16 = self.refine16(deep16) + up32
+        up16 = self.smooth16(F.interpolate(up16, scale_factor=2.0, mode="nearest"))  # 1/8
+        logits = self.classifier(self.fuse(self.spatial(x), up16))
+        if not self.training:
+            return Output(logits)
+        return Output(logits, (self.aux16(up16), self.aux32(up32)))
