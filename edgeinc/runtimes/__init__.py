@@ -1,0 +1,181 @@
+"""What executes an artifact: one file per runtime, each opens a file as a `Session`.
+
+Rules: a session takes uint8 RGB images in NHWC and returns uint8 class ids; preprocessing and the
+decision rule are inside, so nobody can normalise twice; a runtime that is missing says why and
+how to get it, and one that was asked for is never replaced by another. torch is imported only by
+`torch.py`.
+
+    with open_artifact("model.onnx") as session:
+        ids = session.run(images)          # (N, H, W, 3) uint8 -> (N, H, W) uint8
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinc import registry
+from edgeinc.errors import MissingError, UsageError
+from edgeinc.runs import open_run
+from edgeinc.schema import ClassTable, Size
+
+__all__ = ["Availability", "Runtime", "Session", "open_artifact"]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime works on this machine; if not, why, and the command that mends it."""
+
+    ok: bool
+    version: str = ""
+    reason: str = ""
+    fix: str = ""
+
+
+class Session(ABC):
+    """An opened artifact, closed by `close()` or by leaving a `with` block.
+
+    Attributes:
+        runtime: Name of the runtime.
+        provider: What really executes (`cpu`, `cuda`, an execution provider's name).
+        precision: `fp32`, `bf16`, `fp16` or `int8`.
+        size: (height, width) of the images it takes.
+        table: The classes of the ids it returns.
+        step: Step of the run it was made from.
+        path: The file.
+        sha256: Hash of the weights or file that is executed.
+        threads: Threads it computes with.
+    """
+
+    runtime: str
+    provider: str
+    precision: str
+    size: Size
+    table: ClassTable
+    step: int
+    path: Path
+    sha256: str
+    threads: int
+
+    @abstractmethod
+    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Segment a batch.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, H and W equal to `size`.
+
+        Returns:
+            (N, H, W) uint8 class ids.
+
+        Raises:
+            UsageError: The images have another shape or type.
+        """
+
+    def close(self) -> None:
+        """Release what the session holds."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check(self, images: npt.NDArray[np.uint8]) -> None:
+        """Refuse images this session cannot take; every `run` calls it first.
+
+        Raises:
+            UsageError: Wrong shape or type, with the expected ones.
+        """
+        shape = (*self.size, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+            raise UsageError(
+                f"a session takes uint8 images of shape (N, {shape[0]}, {shape[1]}, 3), "
+                f"not {images.dtype} {images.shape}",
+                hint="resize the images first, for example with cv2.resize",
+            )
+
+
+class Runtime(ABC):
+    """A plug-in: what it can open and whether it is here."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """File suffixes it opens; "" stands for a step folder of a run."""
+
+    @classmethod
+    @abstractmethod
+    def availability(cls) -> Availability:
+        """Look for the runtime on this machine, cheaply and without side effects."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, *, device: str = "auto", threads: int = 0) -> Session:
+        """Open an artifact.
+
+        Args:
+            path: The file or step folder.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`; an explicit device is never replaced.
+            threads: Threads to compute with; 0 takes every core of this process.
+
+        Raises:
+            MissingError: The runtime or the device is not here.
+            EdgeincError: The file or its card is missing or damaged.
+        """
+
+
+def open_artifact(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    runtime: str | None = None,
+    device: str = "auto",
+    threads: int = 0,
+) -> Session:
+    """Open an exported file, or a step of a run, as a session.
+
+    Args:
+        path: `model.onnx`, `RUN/step-N`, or `RUN` for its newest step.
+        step: Step of `RUN` to open instead of the newest.
+        runtime: Name of the runtime; None takes the one that opens files of this suffix.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Threads to compute with; 0 takes every core of this process.
+
+    Raises:
+        UsageError: There is no such file, or no runtime opens it.
+        MissingError: The runtime or the device is not on this machine.
+        EdgeincError: The file, its card or the run is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such run or artifact: {path}", hint="check the path")
+    if (path / "run.json").is_file():
+        run = open_run(path)
+        path = run.folder(run.step(step).index)
+    elif step is not None:
+        raise UsageError(f"{path} is not a run and has no step {step}", hint="leave out --step")
+    suffix = "" if path.is_dir() else path.suffix
+    fitting = [
+        name
+        for name in ([runtime] if runtime else registry.names("runtimes"))
+        if suffix in registry.load("runtimes", name).suffixes
+    ]
+    if not fitting:
+        asked = f"the {runtime} runtime" if runtime else "no runtime"
+        verb = "does not open" if runtime else "opens"
+        raise UsageError(f"{asked} {verb} {path}", hint="see `edgeinc ls runtimes`")
+    plugin = registry.load("runtimes", fitting[0])
+    state = plugin.availability()
+    if not state.ok:
+        raise MissingError(f"runtime {fitting[0]} is missing: {state.reason}", hint=state.fix)
+    return plugin.open(path, device=device, threads=threads)  # type: ignore[no-any-return]

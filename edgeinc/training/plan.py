@@ -1,0 +1,263 @@
+"""What a step is going to be, decided before anything is written.
+
+A `StepPlan` holds the record that goes into step.json and what the loop needs beside it. Planning
+reads masks (to know what the images show) and settings, and refuses whatever cannot work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeinc import config, host, registry
+from edgeinc.config import Layer, TrainSettings
+from edgeinc.data import Dataset
+from edgeinc.data._labels import Counts, Table, count_pixels, remap_table
+from edgeinc.data._scenario import candidates, overlapped
+from edgeinc.errors import DataError, MissingError, UsageError
+from edgeinc.methods import check_background
+from edgeinc.progress import Progress
+from edgeinc.runtimes.torch import pick_device
+from edgeinc.schema import ClassTable, RunInfo, Scenario, ScenarioStep, Setting, StepInfo
+
+NOT_INHERITED = ("limit",)
+"""Settings that speak of one step's images and do not pass to the next step."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step ready to be trained.
+
+    Attributes:
+        info: The record, with status `planned`.
+        settings: Resolved settings.
+        dataset: Where the images are.
+        images: Ids of the step's images.
+        remap: Dataset ids to ids of the network, hidden classes removed.
+        counts: Pixels per dataset id in those images.
+        device, precision: What `auto` came out as.
+        parent: The previous step, None at step 0.
+    """
+
+    info: StepInfo
+    settings: TrainSettings
+    dataset: Dataset
+    images: tuple[str, ...]
+    remap: Table
+    counts: Counts
+    device: torch.device
+    precision: str
+    parent: StepInfo | None
+
+
+def gather_layers(
+    configs: Sequence[str | Path], sets: Sequence[str], flags: Mapping[str, Any]
+) -> list[Layer]:
+    """The user's sources of settings in rising strength: files, environment, --set, flags.
+
+    Raises:
+        UsageError: A file or an item cannot be read.
+    """
+    return [
+        *(config.from_file(Path(path)) for path in configs),
+        config.from_environment(),
+        config.from_sets(sets),
+        config.from_flags(flags),
+    ]
+
+
+def inherited(step: StepInfo) -> Layer:
+    """What an extension takes over from the step before, as the weakest source."""
+    values = {
+        name: s.value
+        for name, s in step.settings.items()
+        if s.source != "default" and name not in NOT_INHERITED
+    }
+    return Layer(f"step {step.index}", values)
+
+
+def plan_step(
+    *,
+    run: RunInfo,
+    method: str,
+    table: ClassTable,
+    dataset: Dataset,
+    layers: Sequence[Layer],
+    parent: StepInfo | None,
+    command: str,
+    progress: Progress,
+) -> StepPlan:
+    """Decide everything about a step.
+
+    Raises:
+        UsageError: Settings, method or classes do not fit.
+        DataError: The images show no pixel of a class, or cannot be read.
+        MissingError: The device asked for is not here.
+    """
+    settings, sources = config.resolve(TrainSettings, layers)
+    plugin = registry.load("methods", method)
+    check_background(method, table.background)
+    options, _ = config.resolve(plugin.Config, layers, table="method")
+    device = torch.device(pick_device(settings.device))
+    precision = pick_precision(settings.precision, device)
+    every = plugin.labels == "all"
+    images, counts = select_images(
+        dataset, run.scenario, table, every=every, limit=settings.limit, progress=progress
+    )
+    step = table.last_step
+    visible = table.names if every else [c.name for c in table.of_step(step)]
+    info = StepInfo(
+        index=step,
+        status="planned",
+        method=method,
+        method_options=asdict(options),
+        new_classes=tuple(c.name for c in table.of_step(step)),
+        classes=table.classes,
+        background=table.background,
+        data=dataset.ref,
+        images=len(images),
+        images_sha256=hashlib.sha256("\n".join(images).encode()).hexdigest(),
+        settings={**sources, "precision": Setting(precision, sources["precision"].source)},
+        host=host.host(torch.cuda.get_device_name(device) if device.type == "cuda" else ""),
+        command=command,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        iterations=iterations(len(images), settings),
+        parent_sha256=parent.weights_sha256 if parent else "",
+    )
+    remap = remap_table(dataset, table, visible)
+    return StepPlan(info, settings, dataset, images, remap, counts, device, precision, parent)
+
+
+def iterations(images: int, settings: TrainSettings) -> int:
+    """Optimiser iterations of a step; what does not fill a batch is left out of an epoch."""
+    batches = images // min(settings.batch_size, images)
+    return max(1, batches // settings.accumulate) * settings.epochs
+
+
+def select_images(
+    dataset: Dataset,
+    scenario: Scenario | None,
+    table: ClassTable,
+    *,
+    every: bool,
+    limit: int | None,
+    progress: Progress,
+) -> tuple[tuple[str, ...], Counts]:
+    """The images of the newest step in `table`, and what they show.
+
+    A scenario that names parts or images is taken at its word; otherwise every image that shows a
+    class of the step is taken (overlapped). With `every`, those of all steps so far.
+
+    Raises:
+        UsageError: The scenario does not fit the dataset.
+        DataError: No pixel of a class of the step.
+    """
+    last = table.last_step
+    steps = range(last + 1) if every else [last]
+    names = {i: tuple(c.name for c in table.of_step(i)) for i in steps}
+    plans = {i: scenario.steps[i] if scenario else ScenarioStep(names[i]) for i in steps}
+    listed = {i: candidates(dataset, plan) for i, plan in plans.items()}
+    ids = tuple(dict.fromkeys(image for step in listed.values() for image in step))[:limit]
+    counts = count_pixels(dataset, ids, progress=progress)
+    wanted = [n for i in steps for n in names[i]]
+    showing, showing_counts = overlapped(dataset, ids, counts, wanted)
+    explicit = all(plan.part or plan.images for plan in plans.values())
+    return (ids, counts) if explicit else (showing, showing_counts)
+
+
+def class_weights(plan: StepPlan) -> torch.Tensor | None:
+    """Cross-entropy weights from the labelled pixels of the step, (classes,) float32 on its device.
+
+    A class without a labelled pixel gets weight 1, which nothing multiplies.
+    """
+    kind = plan.settings.class_weights
+    if kind == "none":
+        return None
+    pixels = np.zeros(256, np.int64)
+    np.add.at(pixels, plan.remap, plan.counts.sum(0))
+    share = pixels[: len(plan.info.classes)] / max(1, pixels[: len(plan.info.classes)].sum())
+    if kind == "log":
+        weights = [1 / math.log(1.1 + p) if p else 1.0 for p in share]
+    else:
+        inverse = [1 / p if p else 0.0 for p in share]
+        mean = sum(inverse) / max(1, sum(1 for p in share if p))
+        weights = [i / mean if i else 1.0 for i in inverse]
+    return torch.tensor(weights, dtype=torch.float32, device=plan.device)
+
+
+def pick_precision(asked: str, device: torch.device) -> str:
+    """What `auto` means on this device; anything else is taken at its word.
+
+    Raises:
+        MissingError: fp16 on a CPU, which torch does not train in.
+    """
+    if asked == "fp16" and device.type == "cpu":
+        raise MissingError("precision fp16 needs a GPU", hint="use --precision bf16 or fp32")
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if host.computes_bf16() else "fp32"
+
+
+def check_unchanged(pending: StepInfo, plan: StepPlan) -> None:
+    """Refuse to resume a step as something else than it was begun.
+
+    Raises:
+        UsageError: Settings, method or classes differ; the message lists each difference.
+        DataError: The images are not the same any more.
+    """
+    pairs: dict[str, tuple[Any, Any]] = {"method": (pending.method, plan.info.method)}
+    pairs["new classes"] = (pending.new_classes, plan.info.new_classes)
+    pairs["method options"] = (pending.method_options, plan.info.method_options)
+    for field in fields(TrainSettings):
+        if field.name != "workers":  # how many threads read ahead changes no byte
+            old, new = pending.settings[field.name].value, plan.info.settings[field.name].value
+            pairs[field.name] = (old, new)
+    changed = [f"{k} {_text(a)} -> {_text(b)}" for k, (a, b) in pairs.items() if a != b]
+    if changed:
+        raise UsageError(
+            f"cannot resume with {len(changed)} changed setting(s): {', '.join(changed)}",
+            hint="drop the flags, or start the step again with --overwrite",
+        )
+    if pending.images_sha256 != plan.info.images_sha256:
+        raise DataError(
+            f"the images of step {pending.index} in {plan.dataset.root} have changed",
+            hint="restore them, or start the step again with --overwrite",
+        )
+
+
+def command_line(verb: str, values: Mapping[str, Any], layers: Sequence[Layer]) -> str:
+    """The command that repeats a step, from its arguments and the settings that were given."""
+    words = ["edgeinc", verb]
+    for key, value in values.items():
+        if value is None or value == () or value == []:
+            continue
+        words += [] if key == "run" and verb == "extend" else [f"--{key.replace('_', '-')}"]
+        words.append(_text(value))
+    given = {k: v for layer in layers for k, v in layer.values.items()}
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            words += [w for k, v in value.items() for w in ("--set", f"{key}.{k}={_text(v)}")]
+        elif isinstance(value, bool):
+            words += ["--set", f"{key}={_text(value)}"]
+        else:
+            words += [f"--{key.replace('_', '-')}", _text(value)]
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return ("x" if all(isinstance(v, int) for v in value) else ",").join(map(str, value))
+    return str(value)

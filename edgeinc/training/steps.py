@@ -1,0 +1,352 @@
+"""`train` and `extend`: plan a step, run it through the loop, record and score it.
+
+Rules: `extend` opens only the data given to it and the previous step's files; a step becomes done
+in one write (its step.json), after its weights are on disk; interrupted or killed, `resume=True`
+continues to the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgeinc import registry
+from edgeinc.config import Layer, TrainSettings, resolve
+from edgeinc.data import open_dataset
+from edgeinc.data._labels import extend_table, first_table
+from edgeinc.data._scenario import load_scenario
+from edgeinc.errors import UsageError
+from edgeinc.models import check_size
+from edgeinc.progress import SILENT, Progress
+from edgeinc.runs import Run, create_run, open_run, write_atomic
+from edgeinc.schema import (
+    EvalResult,
+    LearnResult,
+    RunInfo,
+    Scenario,
+    Size,
+    StepInfo,
+    to_json,
+)
+from edgeinc.training.execute import run_step
+from edgeinc.training.plan import (
+    StepPlan,
+    command_line,
+    gather_layers,
+    inherited,
+    plan_step,
+)
+
+BASE_METHOD = "finetune"
+"""Step 0 has nothing to remember: it is plain training on its labels."""
+
+DEFAULT_METHOD = "cil"
+
+
+def train(
+    data: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    model: str = "erfnet",
+    size: Size | None = None,
+    scenario: str | None = None,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    data_root: str | os.PathLike[str] | None = None,
+    config: Sequence[str | os.PathLike[str]] = (),
+    sets: Sequence[str] = (),
+    progress: Progress = SILENT,
+    init: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    lr: float | None = None,
+    optimizer: str | None = None,
+    weight_decay: float | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    deterministic: bool | None = None,
+    compile: bool | None = None,
+    class_weights: str | None = None,
+    freeze_bn_stats: bool | None = None,
+    freeze_bn_affine: bool | None = None,
+    limit: int | None = None,
+) -> LearnResult:
+    """Train the base network of a new run: its step 0.
+
+    Args:
+        data: Name or path of a dataset.
+        classes: Classes in the order of their ids; None for all, or for those of the scenario.
+        model: Name of the network.
+        size: (height, width) of its input; None takes the dataset's default.
+        scenario: Preset or TOML file: the plan that later `extend` calls follow.
+        run: Folder of the run; None makes `runs/DATA-MODEL`.
+        resume: Continue an interrupted step 0; a finished one is returned as it is.
+        overwrite: Delete an existing run first.
+        dry_run: Plan, check and return; write nothing.
+        data_root: Where named datasets lie.
+        config: TOML files with settings.
+        sets: `KEY=VALUE` settings, also `model.KEY` for options of the network.
+        progress: Told about every stretch of work.
+        init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
+            threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
+            freeze_bn_affine, limit: See `edgeinc.config.TrainSettings`; None means not given.
+
+    Raises:
+        UsageError: Something asked for does not exist or does not fit.
+        DataError: Images or masks cannot be used.
+        RunError: The run is locked, damaged, or the disk is full.
+        TrainingError: The loss is not finite.
+        Interrupted: Stopped by the user, state saved.
+        MissingError: The device is not here.
+    """
+    flags = _settings_of(locals())
+    layers = gather_layers(_paths(config), sets, flags)
+    dataset = open_dataset(data, data_root=data_root)
+    plan_of_steps = load_scenario(scenario) if scenario else None
+    names = _scenario_classes(plan_of_steps, 0, classes)
+    height, width = size or dataset.default_size
+    check_size(model, (height, width))
+    path = Path(run or Path("runs") / f"{dataset.ref.name}-{model}")
+    info = RunInfo(model, _model_options(model, layers), (height, width), _now(), plan_of_steps)
+    if path.exists() and resume:
+        existing = open_run(path)
+        _check_same_run(existing, info)
+        if existing.steps:
+            return LearnResult(str(path), existing.steps, existing.score(len(existing.steps) - 1))
+    words = {
+        "data": os.fspath(data),
+        "data_root": data_root,
+        "classes": classes,
+        "model": model,
+        "size": info.size,
+        "scenario": scenario,
+        "run": path,
+    }
+    plan = plan_step(
+        run=info,
+        method=BASE_METHOD,
+        table=first_table(dataset, names),
+        dataset=dataset,
+        layers=layers,
+        parent=None,
+        command=command_line("train", words, layers),
+        progress=progress,
+    )
+    if dry_run:
+        return LearnResult(str(path), (plan.info,))
+    known = path.exists() and resume
+    folder = open_run(path) if known else create_run(path, info, overwrite=overwrite)
+    with folder.lock():
+        step, score = run_step(folder, plan, resume=resume, overwrite=overwrite, progress=progress)
+    return LearnResult(str(path), (step,), score)
+
+
+def extend(
+    run: str | os.PathLike[str],
+    *,
+    new_classes: Sequence[str] | None = None,
+    method: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    all_steps: bool = False,
+    scenario: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    data_root: str | os.PathLike[str] | None = None,
+    config: Sequence[str | os.PathLike[str]] = (),
+    sets: Sequence[str] = (),
+    progress: Progress = SILENT,
+    init: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    lr: float | None = None,
+    optimizer: str | None = None,
+    weight_decay: float | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    deterministic: bool | None = None,
+    compile: bool | None = None,
+    class_weights: str | None = None,
+    freeze_bn_stats: bool | None = None,
+    freeze_bn_affine: bool | None = None,
+    limit: int | None = None,
+) -> LearnResult:
+    """Teach a run's network new classes: its next step, or every step left of its scenario.
+
+    Args:
+        run: Folder of the run.
+        new_classes: Classes to add; None takes those of the scenario's next step.
+        method: Name of the method; None takes that of the last extension, else CIL.
+        data: New images; None takes the run's dataset, cut to the images that show the new classes
+            and to their labels.
+        all_steps: Run every step left of the scenario.
+        scenario: Preset or TOML file, for a run that was trained without one.
+        resume: Continue an interrupted step.
+        overwrite: Start an interrupted step again.
+        dry_run: Plan, check and return; write nothing.
+        data_root: Where named datasets lie.
+        config: TOML files with settings.
+        sets: `KEY=VALUE` settings, also `method.KEY` for options of the method.
+        progress: Told about every stretch of work.
+        init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
+            threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
+            freeze_bn_affine, limit: See `edgeinc.config.TrainSettings`; None takes what the
+            previous step was trained with (but `limit`).
+
+    Raises:
+        UsageError: Something asked for does not exist or does not fit.
+        DataError: Images or masks cannot be used, or show no new class.
+        RunError: The run has no base step, is locked or damaged, or the disk is full.
+        TrainingError: The loss is not finite.
+        Interrupted: Stopped by the user, state saved.
+        MissingError: The device is not here.
+    """
+    layers = gather_layers(_paths(config), sets, _settings_of(locals()))
+    folder = open_run(run)
+    plan_of_steps = _adopt_scenario(folder, scenario)
+    if all_steps and plan_of_steps is None:
+        raise UsageError("--all needs a scenario", hint="add --scenario NAME or a TOML file")
+    done: list[StepInfo] = []
+    score: EvalResult | None = None
+    with folder.lock():
+        while True:
+            plan = _plan_extension(
+                folder,
+                plan_of_steps,
+                names=new_classes,
+                method=method,
+                data=data,
+                data_root=data_root,
+                layers=layers,
+                progress=progress,
+            )
+            if dry_run:
+                return LearnResult(os.fspath(run), (plan.info,))
+            if plan_of_steps is not None and scenario and folder.info.scenario is None:
+                info = replace(folder.info, scenario=plan_of_steps)
+                write_atomic(folder.path / "run.json", to_json(info).encode())
+            step, score = run_step(
+                folder, plan, resume=resume, overwrite=overwrite, progress=progress
+            )
+            done.append(step)
+            if not all_steps or plan_of_steps is None:
+                break
+            if len(folder.steps) == len(plan_of_steps.steps):
+                break
+    return LearnResult(os.fspath(run), tuple(done), score)
+
+
+def _plan_extension(
+    folder: Run,
+    scenario: Scenario | None,
+    *,
+    names: Sequence[str] | None,
+    method: str | None,
+    data: str | os.PathLike[str] | None,
+    data_root: str | os.PathLike[str] | None,
+    layers: Sequence[Layer],
+    progress: Progress,
+) -> StepPlan:
+    parent = folder.step()
+    names = _scenario_classes(scenario, parent.index + 1, names)
+    if not names:
+        raise UsageError("no new class was named", hint="add --new-classes a,b or --scenario NAME")
+    if any("model" in layer.values for layer in layers):
+        raise UsageError("the network's options are fixed by step 0", hint="drop --set model.*")
+    dataset = open_dataset(data or folder.step(0).data, data_root=data_root)
+    method = method or (parent.method if parent.index else DEFAULT_METHOD)
+    words = {"run": folder.path, "new_classes": names, "method": method, "data": data}
+    words |= {"data_root": data_root}
+    return plan_step(
+        run=replace(folder.info, scenario=None if data else scenario),
+        method=method,
+        table=extend_table(parent.table, dataset, names),
+        dataset=dataset,
+        layers=[inherited(parent), *layers],
+        parent=parent,
+        command=command_line("extend", words, layers),
+        progress=progress,
+    )
+
+
+def _adopt_scenario(run: Run, name: str | None) -> Scenario | None:
+    """The run's scenario, or the one given for a run that has none."""
+    own = run.info.scenario
+    if name is None:
+        return own
+    given = load_scenario(name)
+    if own is not None and own != given:
+        raise UsageError(
+            f"{run.path} follows scenario '{own.name}', not '{given.name}'", hint="drop --scenario"
+        )
+    for done, planned in zip(run.steps, given.steps, strict=False):
+        if set(done.new_classes) != set(planned.classes):
+            raise UsageError(
+                f"step {done.index} of {run.path} has classes {', '.join(done.new_classes)}, "
+                f"scenario '{given.name}' plans {', '.join(planned.classes)}",
+                hint="choose a scenario that fits what was trained",
+            )
+    return given
+
+
+def _scenario_classes(
+    scenario: Scenario | None, index: int, names: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Classes of a step: those named, or those of the scenario; both must agree."""
+    if scenario is None:
+        return names
+    if index >= len(scenario.steps):
+        raise UsageError(
+            f"scenario '{scenario.name}' has no step {index}: all {index} steps are done",
+            hint="start a new run, or extend with --new-classes on other --data",
+        )
+    planned = scenario.steps[index].classes
+    if names is not None and set(names) != set(planned):
+        raise UsageError(
+            f"scenario '{scenario.name}' plans {', '.join(planned)} for step {index}, "
+            f"not {', '.join(names)}",
+            hint="drop --classes and --new-classes, or the scenario",
+        )
+    return planned
+
+
+def _model_options(model: str, layers: Sequence[Layer]) -> dict[str, Any]:
+    plugin = registry.load("models", model)
+    _, sources = resolve(plugin.Config, layers, table="model")
+    return {name: setting.value for name, setting in sources.items()}
+
+
+def _check_same_run(run: Run, info: RunInfo) -> None:
+    for name in ("model", "model_options", "size", "scenario"):
+        old, new = getattr(run.info, name), getattr(info, name)
+        if old != new:
+            raise UsageError(
+                f"{run.path} has {name} {old}, not {new}",
+                hint="repeat the first command with --resume added, or choose another --run",
+            )
+
+
+def _settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: arguments[f.name] for f in fields(TrainSettings)}
+
+
+def _paths(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [Path(p) for p in paths]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
