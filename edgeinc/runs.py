@@ -269,7 +269,7 @@ def disk_may_fill(path: Path) -> Iterator[None]:
             raise
         raise RunError(
             f"the disk is full: cannot write {path}",
-            hint="free some space and repeat with --resume; what was saved before is intact",
+            hint="free some space and repeat, training with --resume; what was saved is intact",
         ) from err
 
 

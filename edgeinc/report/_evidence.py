@@ -1,0 +1,119 @@
+"""What the files of a run say, read once and strictly."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeinc.runs import Run
+from edgeinc.schema import (
+    ArtifactCard,
+    BenchResult,
+    BenchRow,
+    EvalResult,
+    StepInfo,
+    StepScore,
+    from_json,
+)
+
+_CARD = re.compile(r"step-(\d+)\.[^.]+\.json")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything the page is made of.
+
+    Attributes:
+        run: The run folder.
+        steps: Its finished steps, at least one.
+        scores: Score recorded after each step, where there is one.
+        metrics: Lines of each step's metrics.jsonl.
+        cards: Cards of the exported files, by step and name.
+        benches: Benchmarks, newest first.
+    """
+
+    run: Run
+    steps: tuple[StepInfo, ...]
+    scores: dict[int, EvalResult]
+    metrics: dict[int, list[dict[str, float]]]
+    cards: tuple[ArtifactCard, ...]
+    benches: tuple[BenchResult, ...]
+
+    @property
+    def newest(self) -> StepInfo:
+        """The last finished step."""
+        return self.steps[-1]
+
+    @property
+    def score(self) -> EvalResult | None:
+        """The score of the newest step."""
+        return self.scores.get(self.newest.index)
+
+    @property
+    def history(self) -> dict[int, StepScore]:
+        """Scores by step on the images of the newest score, that one included."""
+        if self.score is None:
+            return {}
+        s = self.score
+        now = StepScore(s.step, s.miou, s.hiou, {c.name: c.iou for c in s.classes})
+        return {**{row.step: row for row in s.history}, s.step: now}
+
+    def card_of(self, row: BenchRow) -> ArtifactCard | None:
+        """The card behind the file of a benchmark row; None for a step run by torch.
+
+        A file of another run may have the same name, so its folder counts too. An engine goes by
+        the name of the graph it was built from.
+        """
+        path = Path(row.artifact)
+        *above, folder = path.parent.parts or ("",)
+        if folder != "export" or (above and above[-1] != self.run.path.resolve().name):
+            return None
+        return next((c for c in self.cards if Path(c.file).stem == path.stem), None)
+
+    def fastest(self) -> BenchRow | None:
+        """The row that answers how fast the newest step is once exported.
+
+        From the newest benchmark that measured one of its files: camera to classes (`e2e`)
+        rather than the network alone, then the highest speed.
+        """
+        for bench in self.benches:
+            rows = [
+                row
+                for row in bench.rows
+                if row.fps is not None
+                and (card := self.card_of(row)) is not None
+                and card.step == self.newest.index
+            ]
+            if rows:
+                return max(rows, key=lambda row: (row.scope == "e2e", row.fps or 0.0))
+        return None
+
+
+def read(run: Run) -> Evidence:
+    """Read the files of a run.
+
+    Raises:
+        RunError: The run has no finished step.
+        EdgeincError: A file is damaged; the message names it.
+    """
+    run.step()
+    steps = run.steps
+    scores = {s.index: score for s in steps if (score := run.score(s.index)) is not None}
+    cards = [
+        from_json(ArtifactCard, path.read_bytes(), source=str(path))
+        for path in sorted((run.path / "export").glob("*.json"))
+        if _CARD.fullmatch(path.name)
+    ]
+    benches = [
+        from_json(BenchResult, path.read_bytes(), source=str(path))
+        for path in sorted((run.path / "bench").glob("*.json"))
+    ]
+    return Evidence(
+        run=run,
+        steps=steps,
+        scores=scores,
+        metrics={s.index: run.metrics(s.index) for s in steps},
+        cards=tuple(sorted(cards, key=lambda c: (c.step, c.file))),
+        benches=tuple(sorted(benches, key=lambda b: b.created, reverse=True)),
+    )
