@@ -61,9 +61,8 @@ class TrainSettings:
             1 / ln(1.1 + p), `inverse` is 1 / p scaled to mean 1, p the share of a class.
         freeze_bn_stats: Keep BatchNorm's running statistics in extension steps.
         freeze_bn_affine: Keep BatchNorm's scale and shift in extension steps.
-        init: File with ImageNet weights for the backbone of a network that starts fresh, "" for
-            none.
-        limit: Use the first N images of the step, and N to score it (a smoke test); None for all.
+        init: File with ImageNet weights for the backbone, where a network starts fresh.
+        limit: Use the first N images of the step only, and N to score it (a smoke test).
     """
 
     epochs: Positive = 40

@@ -82,6 +82,8 @@ def evaluate(
         MissingError: The runtime or device is not here.
     """
     path = Path(target)
+    if not path.exists():
+        raise UsageError(f"no such run or artifact: {path}", hint="check the path")
     run = _run_of(path)
     if data is None and run is None:
         raise UsageError(f"{path} does not say which data to score on", hint="add --data NAME|PATH")
