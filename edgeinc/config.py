@@ -203,8 +203,9 @@ def _adapter(kind: Any, name: str) -> Any:
 def _checked(kind: type[Any], name: str, value: Any, source: str) -> Any:
     from pydantic import ValidationError
 
+    adapter: Any = _adapter(kind, name)  # type: ignore[arg-type]  # classes are hashable
     try:
-        return _adapter(kind, name).validate_python(value, strict=True)
+        return adapter.validate_python(value, strict=True)
     except ValidationError as err:
         reason = err.errors()[0]["msg"]
         raise UsageError(

@@ -41,9 +41,7 @@ class _SilentTask:
 
 class _Silent:
     @contextmanager
-    def task(
-        self, name: str, total: int | None, unit: str = "it", done: int = 0
-    ) -> Iterator[Task]:
+    def task(self, name: str, total: int | None, unit: str = "it", done: int = 0) -> Iterator[Task]:
         yield _SilentTask()
 
     def message(self, text: str) -> None:

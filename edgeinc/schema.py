@@ -603,8 +603,9 @@ def from_json(kind: type[T], text: str | bytes, *, source: str) -> T:
             f"{source} has schema version {version}, this edgeinc reads up to {SCHEMA_VERSION}",
             hint="pip install --upgrade edgeinc",
         )
+    adapter: Any = _adapter(kind)  # type: ignore[arg-type]  # classes are hashable
     try:
-        return _adapter(kind).validate_json(text, strict=True)
+        document: T = adapter.validate_json(text, strict=True)
     except ValidationError as err:
         first = err.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "top level"
@@ -612,3 +613,4 @@ def from_json(kind: type[T], text: str | bytes, *, source: str) -> T:
             f"{source} is not a valid {kind.__name__}: {place}: {first['msg']}",
             hint="the file was edited or damaged; restore it from a copy",
         ) from err
+    return document

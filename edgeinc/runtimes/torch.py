@@ -79,7 +79,7 @@ class TorchSession(Session):
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self.device)
                 logits = self.model(self.model.normalise(batch)).logits
-                return logits.argmax(1).to(torch.uint8).cpu().numpy()  # type: ignore[no-any-return]
+                return logits.argmax(1).to(torch.uint8).cpu().numpy()
         finally:
             torch.set_num_threads(before)
 

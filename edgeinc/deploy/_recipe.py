@@ -1,0 +1,72 @@
+"""How a device makes a TensorRT engine from an exported file.
+
+Engines are bound to a GPU and a TensorRT version, so they are built where they run; what travels
+is the ONNX file and this recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeinc.schema import SCHEMA_VERSION, ArtifactCard
+
+
+def recipe_path(path: Path) -> Path:
+    """Where the recipe of an exported file lies."""
+    return path.with_suffix(".trt.json")
+
+
+def tensorrt_version() -> str:
+    """The version of TensorRT that can be imported here, "" where none can."""
+    try:
+        import tensorrt
+    except (ImportError, OSError):  # OSError: the bindings are here, a library of theirs is not
+        return ""
+    return str(tensorrt.__version__)
+
+
+def recipe(card: ArtifactCard) -> dict[str, Any]:
+    """File, hash, shapes, and the command for each generation of TensorRT."""
+    height, width = card.size
+    engine = Path(card.file).with_suffix(".engine").name
+    build = f"trtexec --onnx={card.file} --saveEngine={engine}"
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "onnx": card.file,
+        "sha256": card.sha256,
+        "precision": card.precision,
+        "inputs": {"images": {"dtype": "uint8", "shape": [1, height, width, 3]}},
+        "outputs": {"classes": {"dtype": "uint8", "shape": [1, height, width]}},
+        "strongly_typed": {"8": False, "10": True, "11": True},
+        "commands": {
+            "8.6": build,
+            "10": f"{build} --stronglyTyped",
+            "11": build,
+        },
+        "notes": [
+            "Build on the device that runs the engine; keep the ONNX file beside it.",
+            "TensorRT 11 is always strongly typed: it computes in the types of the ONNX file.",
+            "fp16: TensorRT 8.6 takes --fp16 with this file; 10 and 11 need an ONNX file whose "
+            "types are fp16, which this version of edgeinc does not export.",
+        ],
+    }
+
+
+def recipe_json(card: ArtifactCard) -> bytes:
+    """The recipe as it is written."""
+    return (json.dumps(recipe(card), indent=2) + "\n").encode()
+
+
+def engine_note(version: str) -> str:
+    """Why there is no engine, and how to go on."""
+    if not version:
+        return (
+            "TensorRT is not importable here, so no engine was built: copy the .onnx and the "
+            ".trt.json to the device and run the command in it"
+        )
+    return (
+        f"TensorRT {version} is here, but this version of edgeinc does not build the engine: "
+        "run the command in the .trt.json"
+    )

@@ -1,0 +1,210 @@
+"""Export a step as an ONNX file that describes itself and was compared with the network.
+
+Preprocessing and decision are in the graph: `images` uint8 (1, H, W, 3) RGB in, `classes` uint8
+(1, H, W) out. A file whose decisions differ from the trained network's never gets its good name.
+
+    result = export("runs/camvid-erfnet")
+    result.path                       # runs/camvid-erfnet/export/step-0.fp32.onnx
+    result.card.parity.agreement      # 100.0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from edgeinc import __version__, host
+from edgeinc.data import Image
+from edgeinc.deploy._parity import compare
+from edgeinc.deploy._probe import run_probe
+from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
+from edgeinc.deploy.topology import topology_sha256
+from edgeinc.errors import MissingError, UsageError
+from edgeinc.progress import SILENT, Progress, Task
+from edgeinc.registry import load
+from edgeinc.runs import Run, open_run, write_atomic
+from edgeinc.runtimes import Session
+from edgeinc.runtimes._card import card_path, read_card, to_metadata
+from edgeinc.schema import ArtifactCard, ExportResult, Parity, StepInfo, to_json
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeinc.models import Model
+
+__all__ = ["export", "read_card"]
+
+PRECISIONS = ("fp32",)
+GATES = {"fp32": 99.9}
+"""Percent of pixels that must agree with torch, by precision."""
+IMAGES = 8
+REJECTED = ".rejected"
+
+
+def export(
+    run: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    precision: str = "fp32",
+    trt: bool = False,
+    require_trt: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Export a finished step and compare the file with the network on real images.
+
+    Args:
+        run: The run's folder.
+        step: Which step; None takes the newest.
+        precision: `fp32`.
+        trt: Also write how to build the TensorRT engine on the device.
+        require_trt: As `trt`, and fail at once where TensorRT cannot be imported.
+        out: The .onnx file to write; None takes RUN/export/step-N.PRECISION.onnx.
+        data: Dataset to compare on; None takes the run's.
+        data_root: Where named datasets lie.
+        progress: Told about the parts of the work.
+
+    Returns:
+        The file and its card. Where `card.parity.passed` is False, the file is called
+        FILE.onnx.rejected and nothing is left under the good name.
+
+    Raises:
+        UsageError: No such run or step, or a precision or file name that is not supported.
+        RunError: The step is unfinished or its weights were changed.
+        MissingError: The exporter's packages, or TensorRT where it is required, are not here.
+        DataError: The data asked for cannot be read.
+    """
+    _check(precision, require_trt)
+    opened = open_run(run)
+    info = opened.step(step)
+    path = Path(out or opened.path / "export" / f"step-{info.index}.{precision}.onnx")
+    if path.suffix != ".onnx":
+        raise UsageError(f"cannot export to {path}", hint="give a file name that ends in .onnx")
+    size = opened.info.size
+    images = run_probe(info.data, data=data, data_root=data_root, count=IMAGES, size=size)
+    with progress.task(f"export step {info.index}", 2 + len(images.images), "part") as task:
+        content, card, parity_note = _build(opened, info, precision, images.images, task)
+        path, card = _write(path, content, card)
+        task.advance(note="written")
+    notes = [parity_note]
+    if card.parity is not None and not images.real:
+        notes.append(f"compared with torch on {images.source}")
+    written = ""
+    if (trt or require_trt) and not path.name.endswith(REJECTED):
+        written = str(recipe_path(path))
+        write_atomic(recipe_path(path), recipe_json(card))
+        notes.append(engine_note(tensorrt_version()))
+    return ExportResult(str(path), card, recipe=written, note="; ".join(filter(None, notes)))
+
+
+def _check(precision: str, require_trt: bool) -> None:
+    """Refuse what cannot succeed, before any work."""
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"precision {precision} is not supported", hint=f"supported: {', '.join(PRECISIONS)}"
+        )
+    for package in ("torch", "onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise MissingError(
+                f"export needs {package}, which is not installed",
+                hint='pip install "edgeinc[train]"',
+            )
+    if require_trt and not tensorrt_version():
+        raise MissingError(
+            "TensorRT was required and cannot be imported",
+            hint="leave out --require-trt to get the ONNX file and the build recipe",
+        )
+
+
+def _build(
+    run: Run, info: StepInfo, precision: str, images: Sequence[Image], task: Task
+) -> tuple[bytes, ArtifactCard, str]:
+    """The file's content, its card, and a note where it was not compared."""
+    import onnx
+
+    from edgeinc.deploy._graph import to_onnx
+    from edgeinc.runtimes.torch import TorchSession
+
+    network = TorchSession(run.folder(info.index), device="cpu", threads=0)
+    graph = to_onnx(network.model, run.info.size)
+    onnx.checker.check_model(graph, full_check=True)
+    card = _card(run, info, precision, network.model, graph)
+    onnx.helper.set_model_props(graph, to_metadata(card))
+    content = graph.SerializeToString(deterministic=True)
+    task.advance(note="graph")
+    card = replace(card, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    parity, note = _parity(network, content, images, GATES[precision], task)
+    return content, replace(card, parity=parity), note
+
+
+def _card(
+    run: Run, info: StepInfo, precision: str, model: Model, graph: onnx.ModelProto
+) -> ArtifactCard:
+    """What is known before the file exists: hash and size of the file are filled in later."""
+    height, width = run.info.size
+    versions = {p: host.installed(p) for p in ("torch", "onnx", "onnxscript", "onnxruntime")}
+    return ArtifactCard(
+        file="",
+        sha256="",
+        bytes=0,
+        model=run.info.model,
+        method=info.method,
+        step=info.index,
+        classes=info.classes,
+        background=info.background,
+        size=run.info.size,
+        precision=precision,
+        head="static",
+        decision="argmax",
+        input=f"images: uint8 (1, {height}, {width}, 3), RGB",
+        output=f"classes: uint8 (1, {height}, {width}), class ids",
+        mean=model.mean,
+        std=model.std,
+        opset=next(o.version for o in graph.opset_import if not o.domain),
+        topology_sha256=topology_sha256(graph),
+        weights_sha256=info.weights_sha256,
+        parent_sha256=info.parent_sha256,
+        versions={"edgeinc": __version__, **{k: v for k, v in versions.items() if v}},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _parity(
+    network: Session, content: bytes, images: Sequence[Image], gate: float, task: Task
+) -> tuple[Parity | None, str]:
+    """Compare the file's content with the network, before it gets a name."""
+    runtime = load("runtimes", "onnxruntime")
+    state = runtime.availability()
+    if not state.ok:
+        return None, f"not compared with torch: {state.reason} ({state.fix})"
+    with TemporaryDirectory() as folder:
+        candidate = Path(folder) / "candidate.onnx"
+        candidate.write_bytes(content)
+        with runtime.open(candidate, device="cpu") as session:
+            return compare(network, session, images, gate=gate, task=task), ""
+
+
+def _write(path: Path, content: bytes, card: ArtifactCard) -> tuple[Path, ArtifactCard]:
+    """Write file and card; a file that failed the comparison gets another name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rejected = path.with_name(path.name + REJECTED)
+    # No earlier outcome stays beside this one. Until the new card is written the file describes
+    # itself; with another file's card it would not open.
+    for stale in (rejected, card_path(rejected), card_path(path), recipe_path(path)):
+        stale.unlink(missing_ok=True)
+    if card.parity is not None and not card.parity.passed:
+        path.unlink(missing_ok=True)
+        path = rejected
+    card = replace(card, file=path.name)
+    write_atomic(path, content)
+    write_atomic(card_path(path), to_json(card).encode())
+    return path, card
