@@ -23,7 +23,7 @@ from edgeinc.report import report
 from edgeinc.schema import BenchResult, DemoResult, DemoRow, EvalResult
 from edgeinc.training import extend, train
 
-BASE = ("road", "sidewalk", "building", "sky", "tree")
+BASE = ("road", "building", "sky", "tree")
 NEW = ("car", "bus")
 SCENES = 250
 SIZE = (96, 128)

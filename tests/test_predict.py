@@ -159,7 +159,7 @@ def test_side_by_side_shows_the_image_first(run, image, tmp_path):
     predict(run, image, out=out, save="side-by-side")
     seen, source = rgb_of(out), rgb_of(image)
     assert seen.shape[1] >= 2 * source.shape[1]
-    assert contains(seen[:, : seen.shape[1] // 2], source)
+    assert contains(seen[:, : seen.shape[1] // 2], enlarged(source))
 
 
 def test_compare_shows_the_other_network_first(run, image, tmp_path):
@@ -172,9 +172,15 @@ def test_compare_shows_the_other_network_first(run, image, tmp_path):
     panels = rgb_of(both)
     middle = panels.shape[1] // 2
     assert (before != after).any()
-    assert contains(panels[:, :middle], before)
-    assert contains(panels[:, middle:], after)
+    assert contains(panels[:, :middle], enlarged(before))
+    assert contains(panels[:, middle:], enlarged(after))
     assert result.artifact == str(run / "step-1")
+
+
+def enlarged(pixels):
+    """The smallest whole multiple that is at least 360 pixels wide."""
+    factor = next(n for n in range(1, 361) if n * pixels.shape[1] >= 360)
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def contains(picture, part):

@@ -335,6 +335,11 @@ def test_interrupted_step_is_neither_skipped_nor_overwritten_silently(base_run):
         ({"new_classes": ["car"], "device": "cuda"}, MissingError, "finds no CUDA GPU"),
         ({"new_classes": ["car"], "precision": "fp16"}, MissingError, "fp16 needs a GPU"),
         ({"new_classes": ["car"], "epochs": 0}, UsageError, "epochs = 0"),
+        (
+            {"new_classes": ["car"], "sets": ["method.init=fresh"], "init": "none.pth"},
+            UsageError,
+            r"no such weights file: none\.pth",
+        ),
     ],
 )
 def test_bad_request_is_one_clear_line_and_nothing_is_lost(base_run, arguments, error, message):
@@ -518,4 +523,12 @@ def test_class_weights_are_the_formula_on_the_labelled_pixels(base_run, street_d
     found = planning.class_weights(plan)
     assert found.tolist()[3:] == pytest.approx(
         [1 / math.log(1.1 + share[n]) for n in ("car", "bus")], rel=1e-5
+    )
+
+
+def test_limit_takes_the_first_images_that_show_the_class(base_run):
+    plan = edgeinc.extend(base_run, new_classes=["bus"], method="cil", limit=3, dry_run=True)
+    assert plan.steps[0].images == 3
+    assert "limit" not in str(
+        edgeinc.extend(base_run, new_classes=["bus"], method="cil", dry_run=True).steps[0].command
     )

@@ -124,14 +124,16 @@ def open_dataset(
 ) -> Dataset:
     """Open a dataset by name, by the path of a folder in a known format, or as a run recorded it.
 
-    A name is looked for under `data_root`, `$EDGEINC_DATA_ROOT`, `./data`, in this order.
+    A name is looked for under `data_root`, `$EDGEINC_DATA_ROOT`, `./data`, in this order. What a
+    run recorded is opened where it was, or under `data_root` if that is given.
 
     Raises:
         UsageError: Neither a known name nor an existing folder.
         DataError: The folder's format is not recognised, or files of the dataset are missing.
     """
     if isinstance(data, DataRef):
-        return registry.load("datasets", data.name)(Path(data.root))  # type: ignore[no-any-return]
+        root = Path(data_root).resolve() / data.name if data_root else Path(data.root)
+        return registry.load("datasets", data.name)(root)  # type: ignore[no-any-return]
     text = os.fspath(data)
     if text in registry.names("datasets"):
         root = Path(data_root or os.environ.get("EDGEINC_DATA_ROOT") or "data")

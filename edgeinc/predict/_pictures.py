@@ -30,6 +30,8 @@ Save = Literal["overlay", "mask", "side-by-side"]
 Entry = tuple[str, Color]
 """One line of a legend: a class's name and colour."""
 
+_LEAST_PANEL = 360
+"""Pixels a panel is wide at least: narrower ones leave no room for their title."""
 _JPEG_QUALITY = 92
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -90,6 +92,8 @@ def picture(
     if save == "side-by-side":
         panels, titles = [image, *panels], ["image", *titles]
     width = image.shape[1]
+    if len(panels) > 1:
+        width *= -(-_LEAST_PANEL // width)  # whole multiples repeat pixels instead of mixing them
     names, colors = [name for name, _ in legend], [color for _, color in legend]
     strip = draw.legend(names, colors, width=len(panels) * width)
     if len(panels) == 1:

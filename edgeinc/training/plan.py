@@ -25,6 +25,8 @@ from edgeinc.data._labels import Counts, Table, count_pixels, remap_table
 from edgeinc.data._scenario import candidates, overlapped
 from edgeinc.errors import DataError, MissingError, UsageError
 from edgeinc.methods import check_background
+from edgeinc.models import create
+from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runtimes.torch import pick_device
 from edgeinc.schema import ClassTable, RunInfo, Scenario, ScenarioStep, Setting, StepInfo
@@ -107,6 +109,9 @@ def plan_step(
     plugin = registry.load("methods", method)
     check_background(method, table.background)
     options, _ = config.resolve(plugin.Config, layers, table="method")
+    if settings.init and (parent is None or plugin.init(options) == "fresh"):
+        # Tried here, where nothing is written yet; the network of the step is built later.
+        create(run.model, [1], run.model_options).load_backbone(read_weights(Path(settings.init)))
     device = torch.device(pick_device(settings.device))
     precision = pick_precision(settings.precision, device)
     every = plugin.labels == "all"
@@ -166,12 +171,13 @@ def select_images(
     names = {i: tuple(c.name for c in table.of_step(i)) for i in steps}
     plans = {i: scenario.steps[i] if scenario else ScenarioStep(names[i]) for i in steps}
     listed = {i: candidates(dataset, plan) for i, plan in plans.items()}
-    ids = tuple(dict.fromkeys(image for step in listed.values() for image in step))[:limit]
+    ids = tuple(dict.fromkeys(image for step in listed.values() for image in step))
     counts = count_pixels(dataset, ids, progress=progress)
     wanted = [n for i in steps for n in names[i]]
     showing, showing_counts = overlapped(dataset, ids, counts, wanted)
-    explicit = all(plan.part or plan.images for plan in plans.values())
-    return (ids, counts) if explicit else (showing, showing_counts)
+    if all(plan.part or plan.images for plan in plans.values()):
+        return ids[:limit], counts[:limit]
+    return showing[:limit], showing_counts[:limit]
 
 
 def class_weights(plan: StepPlan) -> torch.Tensor | None:

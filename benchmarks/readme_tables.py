@@ -1,0 +1,85 @@
+"""Write the README's tables from the committed results: `python benchmarks/readme_tables.py`."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The lines of a result file."""
+    with (HERE / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def camvid_3task() -> str:
+    """The plan `coarse`: every row after its last step, the tasks and the union."""
+    lines = [r for r in read("camvid_3task") if r["plan"] == "coarse"]
+    last = max(int(r["step"]) for r in lines)
+    names = list(dict.fromkeys(r["row"] for r in lines))
+    table = [
+        "| row | union after step 1 | sky, road, pavement | building, tree | car | **union** "
+        "| min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        steps = {int(r["step"]): r for r in lines if r["row"] == name}
+        if last not in steps:
+            continue
+        end = steps[last]
+        between = steps[1]["miou"] if 1 in steps else ""
+        cells = [between, end["task0"], end["task1"], end["task2"], f"**{end['miou']}**"]
+        minutes = sum(float(r["seconds"]) for r in steps.values()) / 60
+        cells = [f"{float(c):.1f}" if re.fullmatch(r"[\d.]+", c) else c for c in cells[:4]]
+        table.append(
+            f"| {name} | {' | '.join(cells)} | **{float(end['miou']):.1f}** | {minutes:.0f} |"
+        )
+    first = lines[0]
+    note = (
+        f"mIoU in percent on the {first['scored_images']} images of `val` at 360x480. "
+        f"{first['model']} at {first['size']}, {first['epochs']} epochs a step, one seed, "
+        f"{first['precision']}, {first['threads']} thread of {first['hardware'].split(',')[0]}; "
+        "minutes are of training, on a machine that did other work beside. `joint` has all labels "
+        "of all images and the epochs of one step. Repeat it: "
+        "`python benchmarks/camvid_3task.py --data-root DIR`, where DIR holds `camvid/`."
+    )
+    return "\n".join([*table, "", note])
+
+
+def train_speed() -> str:
+    """Every machine that was measured."""
+    table = [
+        "| size | threads | plain fp32 loop | `edgeinc extend` | ratio | waiting for data |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines = read("train_speed")
+    for r in lines:
+        table.append(
+            f"| {r['size']} | {r['threads']} | {r['plain_ms']} ms | {r['edgeinc_ms']} ms "
+            f"| **{r['ratio']}** ({r['ratio_low']} to {r['ratio_high']}) "
+            f"| {r['wait_for_data_percent']} % |"
+        )
+    note = (
+        f"One iteration of CIL's second step, ERFNet, batch {lines[0]['batch']}, medians of "
+        f"{lines[0]['turns']} interleaved turns on {lines[0]['hardware']}. The ratio comes from "
+        "bf16, channels-last, a teacher with folded BatchNorm, a fused optimiser, and images that "
+        "are kept decoded and prepared ahead. "
+        "Repeat it: `python benchmarks/train_speed.py --data-root DIR`."
+    )
+    return "\n".join([*table, "", note])
+
+
+def with_tables(text: str) -> str:
+    """The README with every table made anew."""
+    for table in (camvid_3task, train_speed):
+        pattern = rf"(<!-- table: {table.__name__} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}\n{m[2]}", text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

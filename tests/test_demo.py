@@ -1,0 +1,59 @@
+"""The demo tells the whole story; here a short one, and behind `slow` the one that users see."""
+
+import json
+import time
+
+import pytest
+
+from edgeinc import demo as story
+from edgeinc.cli import main
+from edgeinc.errors import UsageError
+from edgeinc.evaluation import evaluate
+from edgeinc.schema import DemoResult, from_json
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The same story in seconds: too short to learn anything, long enough to run every part."""
+    monkeypatch.setattr(story, "SCENES", 25)
+    monkeypatch.setattr(story, "SIZE", (64, 96))
+    monkeypatch.setattr(story, "EPOCHS", (1, 1))
+    monkeypatch.setattr(story, "NETWORK", ("model.width=0.125",))
+
+
+def test_short_story_is_told_and_judged(short, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--out", str(tmp_path / "demo"), "--json"])
+    printed = capsys.readouterr()
+    result = from_json(DemoResult, printed.out, source="stdout")
+    assert stop.value.code == 3, "what one epoch teaches cannot be good"
+    assert any("new class car" in f for f in result.failures)
+    assert json.loads(printed.err)["error"]["exit_code"] == 3
+    assert [(r.step, r.classes) for r in result.rows] == [(0, story.BASE), (1, story.NEW)]
+    assert all(r.fps > 0 for r in result.rows)
+    for path in (result.report, result.picture):
+        assert (tmp_path / path).stat().st_size > 1000
+
+
+def test_scores_of_the_table_are_those_of_the_exported_files(short, tmp_path):
+    result = story.demo(tmp_path / "demo")
+    for row in result.rows:
+        file = tmp_path / "demo" / "run" / "export" / f"step-{row.step}.fp32.onnx"
+        assert evaluate(file).miou.all == pytest.approx(row.miou_all)
+    again = story.demo(tmp_path / "demo")
+    assert [r.miou_all for r in again.rows] == [r.miou_all for r in result.rows]
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="holds other files"):
+        story.demo(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_full_story_is_good_within_three_minutes(tmp_path):
+    start = time.monotonic()
+    result = story.demo(tmp_path / "demo")
+    assert result.failures == ()
+    assert time.monotonic() - start < 180
