@@ -27,12 +27,14 @@ from edgeinc.schema import (
     Option,
     PluginDetails,
     RunSummary,
+    Scenario,
 )
 
 __all__ = ["KINDS", "attributes", "details", "listing"]
 
 RUNS = "runs"
-KINDS = (*registry.KINDS, RUNS)
+SCENARIOS = "scenarios"
+KINDS = (*registry.KINDS, SCENARIOS, RUNS)
 """What `listing` knows, beside `all`."""
 
 
@@ -40,8 +42,8 @@ def listing(kind: str = "all") -> Listing:
     """Everything of a kind.
 
     Args:
-        kind: `models`, `methods`, `datasets`, `runtimes`, `runs` (those in ./runs), or `all`,
-            where the note of an item is its kind.
+        kind: `models`, `methods`, `datasets`, `runtimes`, `scenarios`, `runs` (those in ./runs),
+            or `all`, where the note of an item is its kind.
 
     Raises:
         UsageError: No such kind.
@@ -57,6 +59,11 @@ def listing(kind: str = "all") -> Listing:
         )
     if kind == RUNS:
         return Listing(kind, tuple(_run_item(path) for path in sorted(_run_folders())))
+    if kind == SCENARIOS:
+        from edgeinc.data._scenario import load_scenario, scenario_names
+
+        scenarios = (load_scenario(name) for name in scenario_names())
+        return Listing(kind, tuple(Item(s.name, _steps_of(s)) for s in scenarios))
     if kind not in KINDS:
         raise UsageError(f"unknown kind '{kind}'", hint=suggest(kind, KINDS))
     return Listing(kind, tuple(_plugin_item(kind, name) for name in registry.names(kind)))
@@ -84,6 +91,10 @@ def details(target: str) -> PluginDetails | RunSummary | ArtifactCard:
         f"'{target}' is neither a plug-in nor a run nor an exported file",
         hint=f"{suggest(target, known)} see `edgeinc ls`",
     )
+
+
+def _steps_of(scenario: Scenario) -> str:
+    return "; then ".join(", ".join(step.classes) for step in scenario.steps)
 
 
 def attributes(doc: str) -> dict[str, str]:

@@ -29,7 +29,8 @@ def test_a_listing_has_every_plugin_of_its_kind(kind):
 
 def test_all_lists_every_kind_and_notes_it(folder):
     found = [(item.note, item.name) for item in catalogue.listing().items]
-    assert found == PLUGINS
+    plans = [("scenarios", name) for name in ("camvid:coarse", "camvid:full")]
+    assert found == [*PLUGINS, *plans]
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():

@@ -125,13 +125,16 @@ def ls(
     for name, items in groups.items():
         blocks += [*([name] if not kind else []), _items(ui, items), *([""] if not kind else [])]
     first = next((item.name for item in result.items), "")
+    hint = ["edgeinc", "show", first] if first else ["edgeinc", "train", "--help"]
+    if kind == catalogue.SCENARIOS:
+        hint = ["edgeinc", "train", "--data", first.partition(":")[0], "--scenario", first]
     if not first:
         blocks = [f"no {kind} here"]
     ui.result(
         result,
         *blocks,
         essential=[item.name for item in result.items],
-        hint=["edgeinc", "show", first] if first else ["edgeinc", "train", "--help"],
+        hint=hint,
     )
 
 
