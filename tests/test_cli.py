@@ -290,6 +290,7 @@ def test_bare_ls_has_every_kind(edgeinc, run_folder):
         "methods",
         "datasets",
         "runtimes",
+        "scenarios",
         "runs",
     ]
 
