@@ -526,9 +526,29 @@ def test_class_weights_are_the_formula_on_the_labelled_pixels(base_run, street_d
     )
 
 
-def test_limit_takes_the_first_images_that_show_the_class(base_run):
-    plan = edgeinc.extend(base_run, new_classes=["bus"], method="cil", limit=3, dry_run=True)
-    assert plan.steps[0].images == 3
-    assert "limit" not in str(
-        edgeinc.extend(base_run, new_classes=["bus"], method="cil", dry_run=True).steps[0].command
+def test_limit_takes_the_first_images_that_show_the_class_and_is_not_inherited(base_run):
+    first = edgeinc.extend(base_run, new_classes=["bus"], method="finetune", limit=3).steps[0]
+    assert first.images == 3
+    assert edgeinc.extend(base_run, new_classes=["car"], dry_run=True).steps[0].images > 3
+
+
+
+@pytest.mark.parametrize(
+    ("images", "model", "expected"),
+    [
+        ((64, 96), "erfnet", "64x96"),
+        ((100, 150), "bisenet", "96x160"),
+        ((700, 1024), "erfnet", "352x512"),
+    ],
+)
+def test_size_that_is_not_given_is_that_of_the_images_as_the_network_can_take_it(
+    tmp_path, images, model, expected
+):
+    """700x1024 is halved to 350x512, whose height the network takes as 352."""
+    from edgeinc.data._synth import synth
+
+    synth(tmp_path / "data", n=2, size=images, seed=0)
+    plan = edgeinc.train(
+        tmp_path / "data", classes=["road"], model=model, run=tmp_path / "run", dry_run=True
     )
+    assert f"--size {expected}" in plan.steps[0].command

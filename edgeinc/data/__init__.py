@@ -45,12 +45,10 @@ class Dataset(ABC):
     Attributes:
         background: `none` (every label is a thing or stuff class, the rest is void) or `real`
             (the first label is a background class of its own).
-        default_size: Training size (height, width) when the user gives none.
         homepage: Where to obtain the data, named when files are missing; "" when it is generated.
     """
 
     background: Background = "none"
-    default_size: Size = (360, 480)
     homepage: str = ""
 
     def __init__(self, root: Path) -> None:
@@ -94,6 +92,11 @@ class Dataset(ABC):
         Raises:
             DataError: The file is missing, has more than one channel or an id outside `labels`.
         """
+
+    @property
+    def default_size(self) -> Size:
+        """Training size (height, width) when the user gives none."""
+        return 360, 480
 
     def sequence(self, image_id: str) -> str:
         """The recording an image belongs to; contiguous parts are cut inside sequences."""

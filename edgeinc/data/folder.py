@@ -41,7 +41,7 @@ from edgeinc.data._files import (
 from edgeinc.errors import DataError, UsageError
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import write_atomic
-from edgeinc.schema import VOID, Background
+from edgeinc.schema import VOID, Background, Size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +51,7 @@ else:
 __all__ = ["Folder", "write_folder"]
 
 _TABLE = "classes.toml"
+_LONGEST = 512
 _CLASS_KEYS = ("id", "name", "color")
 _KEYS = ("background", "void", "class")
 
@@ -78,6 +79,13 @@ class Folder(Dataset):
     @property
     def labels(self) -> tuple[Label, ...]:
         return self._labels
+
+    @property
+    def default_size(self) -> Size:
+        """The first image's size, reduced to at most 512 pixels on the longer side."""
+        height, width = self.image(next(iter(self._images))).shape[:2]
+        factor = min(1.0, _LONGEST / max(height, width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self._ids)

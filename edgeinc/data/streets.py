@@ -33,6 +33,7 @@ LABELS = (
     Label(10, "bicycle", (255, 128, 0)),
 )
 
+_SIZE = (128, 160)
 _IMAGES = {"train": 240, "val": 60}
 _FIRST_SEED = {"train": 0, "val": 500_000}
 
@@ -40,7 +41,9 @@ _FIRST_SEED = {"train": 0, "val": 500_000}
 class Streets(Dataset):
     """The built-in set of scenes."""
 
-    default_size: Size = (128, 160)
+    @property
+    def default_size(self) -> Size:
+        return _SIZE
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -69,4 +72,4 @@ def _scene(image_id: str) -> tuple[Image, Mask]:
     split, _, number = image_id.rpartition("-")
     if split not in _IMAGES or not number.isdecimal() or int(number) >= _IMAGES[split]:
         raise DataError(f"streets has no image '{image_id}'", hint="ids are train-0000 to val-0059")
-    return render(_FIRST_SEED[split] + int(number), Streets.default_size)
+    return render(_FIRST_SEED[split] + int(number), _SIZE)

@@ -24,7 +24,7 @@ from edgeinc.errors import UsageError
 from edgeinc.models._head import Head
 from edgeinc.schema import Size
 
-__all__ = ["Head", "Model", "Output", "check_size", "create"]
+__all__ = ["Head", "Model", "Output", "check_size", "create", "nearest_size"]
 
 
 class Output(NamedTuple):
@@ -141,6 +141,13 @@ def create(name: str, steps: Sequence[int], options: dict[str, Any] | None = Non
     for classes in steps[1:]:
         model.grow(classes)
     return model
+
+
+def nearest_size(name: str, size: Size) -> Size:
+    """The size nearest to `size` that the network can divide."""
+    stride: int = registry.load("models", name).stride
+    height, width = (max(stride, round(side / stride) * stride) for side in size)
+    return height, width
 
 
 def check_size(name: str, size: Size) -> None:

@@ -20,7 +20,7 @@ from edgeinc.data import open_dataset
 from edgeinc.data._labels import extend_table, first_table
 from edgeinc.data._scenario import load_scenario
 from edgeinc.errors import UsageError
-from edgeinc.models import check_size
+from edgeinc.models import check_size, nearest_size
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import Run, create_run, open_run, write_atomic
 from edgeinc.schema import (
@@ -87,7 +87,8 @@ def train(
         data: Name or path of a dataset.
         classes: Classes in the order of their ids; None for all, or for those of the scenario.
         model: Name of the network.
-        size: (height, width) of its input; None takes the dataset's default.
+        size: (height, width) of its input; None takes the dataset's default, or the nearest to
+            it that the network can divide.
         scenario: Preset or TOML file: the plan that later `extend` calls follow.
         run: Folder of the run; None makes `runs/DATA-MODEL`.
         resume: Continue an interrupted step 0; a finished one is returned as it is.
@@ -114,7 +115,7 @@ def train(
     dataset = open_dataset(data, data_root=data_root)
     plan_of_steps = load_scenario(scenario) if scenario else None
     names = _scenario_classes(plan_of_steps, 0, classes)
-    height, width = size or dataset.default_size
+    height, width = size or nearest_size(model, dataset.default_size)
     check_size(model, (height, width))
     path = Path(run or Path("runs") / f"{dataset.ref.name}-{model}")
     info = RunInfo(model, _model_options(model, layers), (height, width), _now(), plan_of_steps)
