@@ -77,7 +77,7 @@ def demo(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> DemoRes
     files = [Path(export(run, step=step, progress=progress).path) for step in (0, 1)]
     scores = [evaluate(file, progress=progress) for file in files]
     speed = bench(*files, duration=2.0, out=run / "bench" / "steps.json", progress=progress)
-    bench(run, data=data, duration=1.0, progress=progress)
+    bench(run, data=data, duration=1.0, threads=1, progress=progress)
     picture = _picture(run, data, files, scores[1], progress)
     page = report(run, progress=progress)
     return DemoResult(

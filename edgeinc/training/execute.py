@@ -20,7 +20,7 @@ from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runs import Run, sha256, write_atomic
 from edgeinc.schema import EvalResult, StepInfo, to_json
-from edgeinc.training.loop import Fit, fit
+from edgeinc.training.loop import DTYPES, Fit, fit
 from edgeinc.training.plan import StepPlan, check_unchanged, class_weights
 from edgeinc.training.state import FILE as STATE
 
@@ -115,7 +115,7 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
     model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if parent is None or not plugin.teacher:
         return model, None
-    teacher = folded(_restore(run, counts[:-1]))
+    teacher = folded(_restore(run, counts[:-1])).to(DTYPES[plan.precision])
     return model, teacher.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -38,7 +38,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Fit:
-    """Everything the loop works with. `teacher` is the previous step's network or None."""
+    """Everything the loop works with.
+
+    `teacher`: the previous step's network for inference, in the precision of the job, or None.
+    """
 
     model: Model
     teacher: Model | None
@@ -126,7 +129,9 @@ def _iteration(
         values["wait_s"] += batch.wait_s
         images = torch.from_numpy(batch.images).to(job.device, non_blocking=True)
         labels = torch.from_numpy(batch.labels).to(job.device, non_blocking=True).long()
-        x = job.model.normalise(images)
+        # Cast once at the entrance: a float32 image that is pooled and concatenated would keep the
+        # whole residual stream behind it in float32.
+        x = job.model.normalise(images).to(DTYPES[job.precision])
         with _autocast(job):
             answer = None
             if job.teacher is not None:
