@@ -532,7 +532,6 @@ def test_limit_takes_the_first_images_that_show_the_class_and_is_not_inherited(b
     assert edgeinc.extend(base_run, new_classes=["car"], dry_run=True).steps[0].images > 3
 
 
-
 @pytest.mark.parametrize(
     ("images", "model", "expected"),
     [
