@@ -95,7 +95,7 @@ def evaluate(
     ui.remember(path)
     verb = "export" if (Path(path) / "run.json").is_file() else "bench"
     ui.result(result, *score_blocks(ui, result), hint=["edgeinc", verb, path])
-    ui.gate(result.gates, hint=f"train longer, or see each class: edgeinc report {path}")
+    ui.gate(result.gates, hint=f"train longer; every class is in: edgeinc eval {path} --json")
 
 
 @command(
