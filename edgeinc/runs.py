@@ -161,6 +161,23 @@ def create_run(path: Path, info: RunInfo, *, overwrite: bool = False) -> Run:
     Raises:
         UsageError: It exists and `overwrite` is not set, or it is a folder of something else.
     """
+    check_free(path, overwrite=overwrite)
+    if (path / "run.json").exists():
+        with Run(path).lock():
+            for child in path.iterdir():
+                if child.name not in (".lock", ".lock-owner"):
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomic(path / "run.json", to_json(info).encode())
+    return Run(path)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a new run may not take.
+
+    Raises:
+        UsageError: It holds a run and `overwrite` is not set, or something else.
+    """
     if path.exists() and any(path.iterdir()):
         if not (path / "run.json").exists():
             raise UsageError(f"{path} exists and is not a run", hint="choose another --run")
@@ -170,13 +187,6 @@ def create_run(path: Path, info: RunInfo, *, overwrite: bool = False) -> Run:
                 f"{path} already exists ({done} finished step{'' if done == 1 else 's'})",
                 hint="add --resume to continue, --overwrite to start again, or another --run",
             )
-        with Run(path).lock():
-            for child in path.iterdir():
-                if child.name not in (".lock", ".lock-owner"):
-                    shutil.rmtree(child) if child.is_dir() else child.unlink()
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomic(path / "run.json", to_json(info).encode())
-    return Run(path)
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -287,7 +287,8 @@ def test_ctrl_c_finishes_the_iteration_saves_and_names_the_way_on(street_data, t
     child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "--resume" in out
+    for part in (f"edgeinc train --data {street_data}", f"--run {run}", "--epochs 200", "--resume"):
+        assert part in out
     rows = (tmp_path / "run" / "step-0" / "metrics.jsonl").read_text().splitlines()
     assert f"after iteration {len(rows)} of" in out
 
@@ -551,3 +552,44 @@ def test_size_that_is_not_given_is_that_of_the_images_as_the_network_can_take_it
         tmp_path / "data", classes=["road"], model=model, run=tmp_path / "run", dry_run=True
     )
     assert f"--size {expected}" in plan.steps[0].command
+
+
+PLAN = """
+name = "three"
+[[step]]
+classes = ["road", "sky"]
+part = [1, 2]
+[[step]]
+classes = ["tree"]
+part = [2, 2]
+[[step]]
+classes = ["car"]
+"""
+
+
+def test_scenario_gives_classes_and_images_of_every_step_left(street_data, tmp_path):
+    plan, run = tmp_path / "plan.toml", tmp_path / "run"
+    plan.write_text(PLAN)
+    common = {"sets": ["model.width=0.125"], **QUICK, "epochs": 1}
+    base = edgeinc.train(street_data, scenario=str(plan), size=(64, 96), run=run, **common)
+    assert base.steps[0].new_classes == ("road", "sky")
+    assert base.steps[0].images == 8, "the first half of 16"
+    with pytest.raises(UsageError, match=r"plans tree for step 1, not car"):
+        edgeinc.extend(run, new_classes=["car"], method="cil")
+    steps = edgeinc.extend(run, all_steps=True, method="cil").steps
+    assert [s.new_classes for s in steps] == [("tree",), ("car",)]
+    assert steps[0].images == 8, "a part is taken whole, whatever it shows"
+    with pytest.raises(UsageError, match="has no step 3: all 3 steps are done"):
+        edgeinc.extend(run, all_steps=True)
+    extra = edgeinc.extend(run, new_classes=["bus"], data=street_data)
+    assert extra.steps[0].index == 3
+
+
+def test_scenario_may_come_with_the_first_extension_if_it_fits(base_run, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    with pytest.raises(UsageError, match=r"step 0 of .* has classes road, sky, building"):
+        edgeinc.extend(base_run, scenario=str(plan), all_steps=True)
+    plan.write_text(PLAN.replace('"road", "sky"', '"road", "sky", "building"'))
+    assert len(edgeinc.extend(base_run, scenario=str(plan), all_steps=True).steps) == 2
+    assert open_run(base_run).info.scenario.name == "three"

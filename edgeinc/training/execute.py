@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from edgeinc import registry
 from edgeinc.data._batches import Batches
-from edgeinc.errors import RunError
+from edgeinc.errors import Interrupted, RunError
 from edgeinc.evaluation import evaluate
 from edgeinc.methods import StepContext
 from edgeinc.models import Model, create
@@ -80,7 +80,10 @@ def run_step(
         iterations=info.iterations,
         folder=folder,
     )
-    seconds = fit(job, progress=progress)
+    try:
+        seconds = fit(job, progress=progress)
+    except Interrupted as stop:
+        raise Interrupted(stop.message, hint=f"{info.command} --resume") from stop
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     weights = folder / "weights.safetensors"
     write_atomic(weights, save(tensors))

@@ -22,7 +22,7 @@ from edgeinc.data._scenario import load_scenario
 from edgeinc.errors import UsageError
 from edgeinc.models import check_size, nearest_size
 from edgeinc.progress import SILENT, Progress
-from edgeinc.runs import Run, create_run, open_run, write_atomic
+from edgeinc.runs import Run, check_free, create_run, open_run, write_atomic
 from edgeinc.schema import (
     EvalResult,
     LearnResult,
@@ -119,11 +119,14 @@ def train(
     check_size(model, (height, width))
     path = Path(run or Path("runs") / f"{dataset.ref.name}-{model}")
     info = RunInfo(model, _model_options(model, layers), (height, width), _now(), plan_of_steps)
-    if path.exists() and resume:
+    known = path.exists() and resume
+    if known:
         existing = open_run(path)
         _check_same_run(existing, info)
         if existing.steps:
             return LearnResult(str(path), existing.steps, existing.score(len(existing.steps) - 1))
+    elif not dry_run:
+        check_free(path, overwrite=overwrite)  # before the masks of a large dataset are read
     words = {
         "data": os.fspath(data),
         "data_root": data_root,
@@ -145,7 +148,6 @@ def train(
     )
     if dry_run:
         return LearnResult(str(path), (plan.info,))
-    known = path.exists() and resume
     folder = open_run(path) if known else create_run(path, info, overwrite=overwrite)
     with folder.lock():
         step, score = run_step(folder, plan, resume=resume, overwrite=overwrite, progress=progress)
@@ -263,6 +265,8 @@ def _plan_extension(
     progress: Progress,
 ) -> StepPlan:
     parent = folder.step()
+    if names and data:
+        scenario = None  # a step of one's own, beside the plan
     names = _scenario_classes(scenario, parent.index + 1, names)
     if not names:
         raise UsageError("no new class was named", hint="add --new-classes a,b or --scenario NAME")
@@ -273,7 +277,7 @@ def _plan_extension(
     words = {"run": folder.path, "new_classes": names, "method": method, "data": data}
     words |= {"data_root": data_root}
     return plan_step(
-        run=replace(folder.info, scenario=None if data else scenario),
+        run=replace(folder.info, scenario=scenario),
         method=method,
         table=extend_table(parent.table, dataset, names),
         dataset=dataset,
@@ -313,7 +317,7 @@ def _scenario_classes(
     if index >= len(scenario.steps):
         raise UsageError(
             f"scenario '{scenario.name}' has no step {index}: all {index} steps are done",
-            hint="start a new run, or extend with --new-classes on other --data",
+            hint="extend with --new-classes and --data, or start a new run",
         )
     planned = scenario.steps[index].classes
     if names is not None and set(names) != set(planned):
