@@ -47,7 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--data-root", help="folder that holds camvid/")
-    parser.add_argument("--size", default="144x192")
+    parser.add_argument("--size", default="360x480", help="CamVid's own by default")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--threads", type=int, default=0)
     default = Path(__file__).parent / "results" / "train_speed.csv"
