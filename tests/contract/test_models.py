@@ -78,6 +78,7 @@ def test_folded_network_answers_as_the_network_in_eval_mode(name, images):
     expected = logits(model.eval(), images)
     lean = folded(model)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in lean.modules())
+    assert not any(p.requires_grad for p in lean.parameters()), "a teacher must never learn"
     torch.testing.assert_close(logits(lean, images), expected, atol=2e-4, rtol=1e-3)
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()), "original changed"
 
