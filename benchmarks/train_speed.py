@@ -29,7 +29,7 @@ from edgeinc.config import TrainSettings
 from edgeinc.data import open_dataset
 from edgeinc.data._augment import augment
 from edgeinc.data._batches import Batches
-from edgeinc.data._labels import extend_table, first_table, remap_table
+from edgeinc.data._labels import extend_table, first_table, training_remap
 from edgeinc.methods import StepContext
 from edgeinc.methods.cil import CIL
 from edgeinc.models import Model, create
@@ -78,7 +78,7 @@ def make_batches(options: argparse.Namespace, size: tuple[int, int], workers: in
     """The new images with the new labels only."""
     data = open_dataset("camvid", data_root=options.data_root)
     table = extend_table(first_table(data, BASE), data, NEW)
-    remap = remap_table(data, table, NEW)
+    remap = training_remap(data, table, NEW)
     return Batches(
         data,
         data.ids("train"),
@@ -144,7 +144,7 @@ def make_plain(options: argparse.Namespace, size: tuple[int, int]) -> Callable[[
             image, mask = batches.dataset.image(str(name)), batches.dataset.mask(str(name))
             image, mask = augment(image, mask, rng=rng, size=size)
             images.append(image)
-            labels.append(batches.remap[mask])
+            labels.append(batches.remap(str(name))[mask])
         x = student.normalise(torch.from_numpy(np.stack(images))).contiguous()
         with torch.no_grad():
             answer = teacher(x).logits

@@ -22,15 +22,25 @@ if TYPE_CHECKING:
     from edgeinc.evaluation import evaluate
     from edgeinc.runs import open_run
     from edgeinc.runtimes import open_artifact
-    from edgeinc.training import extend, train
+    from edgeinc.training import extend, import_weights, train
 
 __version__ = "0.1.0"
 
-__all__ = ["bench", "evaluate", "export", "extend", "open_artifact", "open_run", "train"]
+__all__ = [
+    "bench",
+    "evaluate",
+    "export",
+    "extend",
+    "import_weights",
+    "open_artifact",
+    "open_run",
+    "train",
+]
 
 _HOME = {
     "train": "edgeinc.training",
     "extend": "edgeinc.training",
+    "import_weights": "edgeinc.training",
     "evaluate": "edgeinc.evaluation",
     "export": "edgeinc.deploy.export",
     "bench": "edgeinc.deploy.bench",

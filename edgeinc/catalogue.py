@@ -1,8 +1,8 @@
-"""What there is: plug-ins, runs and artifacts, described without importing anything heavy.
+"""What there is: plug-ins, plans, conventions, runs and artifacts, read without running any.
 
-Rules: a plug-in is read from its source by `ast`, so what is said about it is what the file says
-and a broken or uninstalled dependency hides nothing; a run that cannot be read is listed with the
-reason, never left out.
+Rules: a name is a plug-in first, and `convention:NAME` always a convention; a plug-in is read from
+its source by `ast`, so what is said about it is what the file says and a broken or uninstalled
+dependency hides nothing; a run that cannot be read is listed with the reason, never left out.
 
     listing("methods").items[0].name       # 'cil'
     details("cil").options                 # fields of its Config, each with default and text
@@ -22,28 +22,55 @@ from edgeinc.registry import suggest
 from edgeinc.runs import Run, open_run
 from edgeinc.schema import (
     ArtifactCard,
+    Background,
+    ConventionDetails,
     Item,
     Listing,
     Option,
     PluginDetails,
     RunSummary,
     Scenario,
+    ScenarioDetails,
+    ScenarioStep,
+    Selection,
 )
 
-__all__ = ["KINDS", "attributes", "details", "listing"]
+__all__ = ["CONVENTION", "KINDS", "attributes", "details", "listing"]
 
 RUNS = "runs"
 SCENARIOS = "scenarios"
-KINDS = (*registry.KINDS, SCENARIOS, RUNS)
+CONVENTIONS = "conventions"
+KINDS = (*registry.KINDS, SCENARIOS, CONVENTIONS, RUNS)
 """What `listing` knows, beside `all`."""
+
+CONVENTION = "convention:"
+"""Before the name of a convention, where a plug-in has the same name."""
+
+_LISTED_CLASSES = 12
+_SELECTIONS: Mapping[Selection, str] = {
+    "listed": "images that show a class of the step",
+    "overlapped": "images that show a class of the step",
+    "disjoint": "images that show a class of the step and none of a later step",
+    "partitioned": "images drawn for a class of the step, each for one class it shows",
+}
+_LABELS = {
+    "new-only": "only the classes of the step are labelled",
+    "new-and-old": "the classes of the step and of earlier steps are labelled",
+}
+_BACKGROUNDS: Mapping[Background | None, str] = {
+    None: "as in the data",
+    "none": "no background: what has no label is void",
+    "real": "id 0 is the background of the data",
+    "virtual": "id 0 is added for whatever is no class of the step",
+}
 
 
 def listing(kind: str = "all") -> Listing:
     """Everything of a kind.
 
     Args:
-        kind: `models`, `methods`, `datasets`, `runtimes`, `scenarios`, `runs` (those in ./runs),
-            or `all`, where the note of an item is its kind.
+        kind: `models`, `methods`, `datasets`, `runtimes`, `scenarios`, `conventions`, `runs`
+            (those in ./runs), or `all`, where the note of an item is its kind.
 
     Raises:
         UsageError: No such kind.
@@ -60,25 +87,42 @@ def listing(kind: str = "all") -> Listing:
     if kind == RUNS:
         return Listing(kind, tuple(_run_item(path) for path in sorted(_run_folders())))
     if kind == SCENARIOS:
-        from edgeinc.data._scenario import load_scenario, scenario_names
+        from edgeinc.data._scenario import load_scenario, scenario_names, scenario_summary
 
-        scenarios = (load_scenario(name) for name in scenario_names())
-        return Listing(kind, tuple(Item(s.name, _steps_of(s)) for s in scenarios))
+        return Listing(
+            kind,
+            tuple(
+                Item(name, scenario_summary(name) or _steps_of(load_scenario(name)))
+                for name in scenario_names()
+            ),
+        )
+    if kind == CONVENTIONS:
+        from edgeinc.data._conventions import convention_names, load_convention
+
+        rules = (load_convention(name) for name in convention_names())
+        return Listing(kind, tuple(Item(r.name, r.summary) for r in rules))
     if kind not in KINDS:
         raise UsageError(f"unknown kind '{kind}'", hint=suggest(kind, KINDS))
     return Listing(kind, tuple(_plugin_item(kind, name) for name in registry.names(kind)))
 
 
-def details(target: str) -> PluginDetails | RunSummary | ArtifactCard:
-    """What is known about a plug-in, a run or an exported file.
+def details(
+    target: str,
+) -> PluginDetails | ConventionDetails | ScenarioDetails | RunSummary | ArtifactCard:
+    """What is known about a plug-in, a convention, a scenario, a run or an exported file.
 
     Raises:
-        UsageError: It is none of them; the message names the nearest plug-in.
+        UsageError: It is none of them; the message names the nearest name there is.
         EdgeincError: The run, or the card of the file, is damaged.
     """
     kind = registry.kind_of(target)
     if kind is not None:
         return _plugin_details(kind, target)
+    from edgeinc.data._conventions import convention_names
+    from edgeinc.data._scenario import scenario_names
+
+    if target.startswith(CONVENTION) or target in convention_names():
+        return _convention_details(target.removeprefix(CONVENTION))
     path = Path(target)
     if (path / "run.json").is_file():
         return _run_summary(open_run(path))
@@ -86,15 +130,59 @@ def details(target: str) -> PluginDetails | RunSummary | ArtifactCard:
         from edgeinc.deploy.export import read_card
 
         return read_card(path)
-    known = tuple(name for each in registry.KINDS for name in registry.names(each))
+    plan = target.partition(":")[0] in registry.names("datasets") and ":" in target
+    if plan or (path.suffix == ".toml" and path.is_file()):
+        return _scenario_details(target)
+    plugins = (name for each in registry.KINDS for name in registry.names(each))
+    known = (*plugins, *convention_names(), *scenario_names())
     raise UsageError(
         f"'{target}' is neither a plug-in nor a run nor an exported file",
         hint=f"{suggest(target, known)} see `edgeinc ls`",
     )
 
 
+# ---------------------------------------------------------------------------------- protocols
+
+
+def _convention_details(name: str) -> ConventionDetails:
+    from edgeinc.data._conventions import in_words, load_convention
+
+    return ConventionDetails(load_convention(name), in_words(name))
+
+
+def _scenario_details(name: str) -> ScenarioDetails:
+    from edgeinc.data._scenario import load_scenario
+
+    plan = load_scenario(name)
+    return ScenarioDetails(
+        scenario=plan,
+        images=tuple(_images_of(step, plan.selection) for step in plan.steps),
+        labels=_LABELS[plan.labels],
+        background=_BACKGROUNDS[plan.background],
+    )
+
+
+def _images_of(step: ScenarioStep, selection: Selection) -> str:
+    """Which images a step sees, in words."""
+    if step.part is not None:
+        listed = f"part {step.part[0]} of {step.part[1]} of every sequence"
+    elif step.sequences is not None:
+        listed = f"every image of {', '.join(step.sequences)}"
+    elif step.images is not None:
+        listed = f"the {len(step.images)} images of the plan"
+    else:
+        return _SELECTIONS[selection]
+    return listed if selection == "listed" else f"{_SELECTIONS[selection]}, of {listed}"
+
+
 def _steps_of(scenario: Scenario) -> str:
+    """The classes of each step; how many where they are too many to read."""
+    if sum(len(step.classes) for step in scenario.steps) > _LISTED_CLASSES:
+        return f"{' + '.join(str(len(step.classes)) for step in scenario.steps)} classes"
     return "; then ".join(", ".join(step.classes) for step in scenario.steps)
+
+
+# ---------------------------------------------------------------------------------- plug-ins
 
 
 def attributes(doc: str) -> dict[str, str]:
@@ -124,9 +212,6 @@ def _section(doc: str, title: str) -> list[str]:
             break
         section.append(line)
     return section
-
-
-# ---------------------------------------------------------------------------------- plug-ins
 
 
 def _plugin_item(kind: str, name: str) -> Item:

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from edgeinc.errors import UsageError
 from edgeinc.registry import suggest
@@ -62,6 +62,14 @@ class TrainSettings:
         freeze_bn_stats: Keep BatchNorm's running statistics in extension steps.
         freeze_bn_affine: Keep BatchNorm's scale and shift in extension steps.
         init: File with ImageNet weights for the backbone, where a network starts fresh.
+        selection: Which images belong to a step: `overlapped`, `disjoint`, `partitioned`, or
+            `listed`, those that the scenario lists; `auto` is the scenario's, else overlapped.
+        labels: `new-only` hides the labels of older classes in new images, `new-and-old` keeps
+            them; `auto` is the scenario's, else new-only.
+        index: File that lists the images of the step instead (.npy or text).
+        hold_out: Share of the step's images kept out of training, to choose settings by; an image
+            is on the same side at every step. `eval --split hold-out` scores them.
+        convention: What void is in training, and how `eval` scores (`edgeinc ls conventions`).
         limit: Use the first N images of the step only, and N to score it (a smoke test).
     """
 
@@ -82,6 +90,11 @@ class TrainSettings:
     freeze_bn_stats: bool = False
     freeze_bn_affine: bool = False
     init: str = ""
+    selection: Literal["auto", "listed", "overlapped", "disjoint", "partitioned"] = "auto"
+    labels: Literal["auto", "new-only", "new-and-old"] = "auto"
+    index: str = ""
+    hold_out: Annotated[float, Ge(0), Lt(1)] = 0.0
+    convention: str = "default"
     limit: Positive | None = None
 
 

@@ -49,6 +49,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def cache_folder() -> Path:
+    """Where work is kept that can be done again: `$EDGEINC_CACHE`, else the user's cache folder."""
+    own = os.environ.get("EDGEINC_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "edgeinc"
+
+
 def installed(package: str) -> str:
     """The installed version of a distribution, or ""."""
     try:

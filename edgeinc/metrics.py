@@ -2,7 +2,7 @@
 
 Rules: one int64 confusion matrix is pooled over all images (never a mean of per-image scores);
 pixels whose truth is void do not count; a class that occurs neither in truth nor in prediction is
-absent: its IoU is None and means skip it.
+absent: its IoU is None, and means skip it unless they are told that it counts as zero.
 
     total = sum(confusion(truth, predicted, n) for truth, predicted in pairs)
     scores = iou(total)
@@ -12,6 +12,7 @@ absent: its IoU is None and means skip it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ from edgeinc.schema import VOID
 
 Mask = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.int64]
+Absent = Literal["skip", "zero"]
+"""What an absent class adds to a mean: nothing, or 0."""
+
+_CHUNK = 1 << 18
 
 
 def confusion(truth: Mask, predicted: Mask, classes: int) -> Matrix:
@@ -38,11 +43,16 @@ def confusion(truth: Mask, predicted: Mask, classes: int) -> Matrix:
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth has shape {truth.shape}, the prediction {predicted.shape}")
-    valid = truth != VOID
-    t, p = truth[valid].astype(np.int64), predicted[valid].astype(np.int64)
-    if t.size and max(int(t.max()), int(p.max())) >= classes:
-        raise ValueError(f"an id is not below {classes}: {max(int(t.max()), int(p.max()))}")
-    return np.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes)
+    pairs = np.zeros(1 << 16, np.int64)
+    t, p = truth.reshape(-1), predicted.reshape(-1)
+    for at in range(0, t.size, _CHUNK):
+        # Both ids in one uint16: bincount widens what it counts to int64, so in parts.
+        both = t[at : at + _CHUNK].astype(np.uint16) << 8 | p[at : at + _CHUNK]
+        pairs += np.bincount(both, minlength=1 << 16)
+    counts = pairs.reshape(256, 256)[:VOID]
+    if counts[classes:].any() or counts[:, classes:].any():
+        raise ValueError(f"an id is not below {classes}: {np.argwhere(counts).max()}")
+    return counts[:classes, :classes].copy()
 
 
 def iou(matrix: Matrix) -> list[float | None]:
@@ -52,10 +62,19 @@ def iou(matrix: Matrix) -> list[float | None]:
     return [float(100 * h / u) if u else None for h, u in zip(hit, union, strict=True)]
 
 
-def mean(scores: Sequence[float | None], ids: Iterable[int]) -> float | None:
-    """Mean over the classes `ids` that are not absent; None when there is none."""
-    present = [s for s in (scores[i] for i in ids) if s is not None]
-    return float(np.mean(present)) if present else None
+def mean(
+    scores: Sequence[float | None], ids: Iterable[int], *, absent: Absent = "skip"
+) -> float | None:
+    """Mean over the classes `ids`; None when there is none.
+
+    Args:
+        scores: By id, None for an absent class.
+        ids: Which classes.
+        absent: `skip` leaves absent classes out, `zero` counts them as 0.
+    """
+    wanted = [scores[i] for i in ids]
+    counted = [s or 0.0 for s in wanted if s is not None or absent == "zero"]
+    return float(np.mean(counted)) if counted else None
 
 
 def harmonic(old: float | None, new: float | None) -> float | None:

@@ -7,6 +7,7 @@
         weights.safetensors  every tensor of the network, verified by hash whenever it is read
         metrics.jsonl        one line per iteration
         eval.json            score after the step
+        hold-out.txt         images kept out of training, where there are any
         state.safetensors    only while the step is running: what `--resume` continues from
       step-1/ ...
       export/ bench/ predict/ report.html
@@ -23,7 +24,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -99,6 +100,20 @@ class Run:
         """The score recorded right after a step, or None."""
         file = self.folder(index) / "eval.json"
         return from_json(EvalResult, file.read_bytes(), source=str(file)) if file.exists() else None
+
+    def held_out(self, index: int) -> tuple[str, ...]:
+        """Images of a step that were kept out of its training; () where none were."""
+        file = self.folder(index) / "hold-out.txt"
+        return tuple(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ()
+
+    def write_held_out(self, index: int, images: Sequence[str]) -> None:
+        """Record the images that a step does not train on.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        content = "".join(f"{image}\n" for image in images)
+        write_atomic(self.folder(index) / "hold-out.txt", content.encode())
 
     def metrics(self, index: int) -> list[dict[str, float]]:
         """The lines of a step's metrics.jsonl; empty where there is none."""

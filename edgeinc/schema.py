@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from edgeinc.errors import EdgeincError
 
@@ -21,10 +21,24 @@ SCHEMA_VERSION = 1
 VOID = 255
 """The label without loss and without metric, in every mask edgeinc reads, trains on or writes."""
 
+IMPORT = "import"
+"""The method of a step 0 that was made from published weights, see `StepInfo.method`."""
+
 Background = Literal["none", "real", "virtual"]
 Color = tuple[int, int, int]
 Size = tuple[int, int]
 T = TypeVar("T")
+
+
+class Normalisation(NamedTuple):
+    """What is subtracted from an image and what it is divided by, per RGB channel, for 0 to 255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""The statistics of ImageNet: what edgeinc trains with."""
 
 _STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
@@ -70,27 +84,62 @@ class ClassTable:
 
 # ---------------------------------------------------------------------------------- scenarios
 
+Selection = Literal["listed", "overlapped", "disjoint", "partitioned"]
+"""Which images belong to a step. `listed`: those the plan lists, and where it lists none those of
+`overlapped`: images that show a class of the step. `disjoint`: of these, the ones that show no
+class of a later step. `partitioned`: every image belongs to one of the classes it shows, drawn at
+random, and to the step of that class."""
+
+Labels = Literal["new-only", "new-and-old"]
+"""Which classes keep their label in the images of a step."""
+
 
 @dataclass(frozen=True)
 class ScenarioStep:
     """Classes and images of one step.
 
     `part` = (i, n): the i-th of n contiguous parts (from 1) of every sequence of the split.
-    `images`: explicit image ids. Neither: every image that shows a class of the step (overlapped).
+    `sequences`: every image of these recordings or cities. `images`: explicit image ids.
     """
 
     classes: tuple[str, ...]
     part: tuple[int, int] | None = None
     images: tuple[str, ...] | None = None
+    sequences: tuple[str, ...] | None = None
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """The plan of a benchmark: which classes and which images at each step."""
+    """The plan of a benchmark: which classes and which images at each step, with which labels."""
 
     name: str
     steps: tuple[ScenarioStep, ...]
+    selection: Selection = "listed"
+    labels: Labels = "new-only"
+    background: Background | None = None
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a pixel or image without a learned class counts as, in training and in testing.
+
+    `train_void`, `test_future` (classes not learned yet) and `test_other` (id 0 of ADE20K) say
+    what becomes of such pixels; `test_images`: every image, or those that show a learned class;
+    `absent`: what a class without a pixel adds to a mean; `eval_size`: `full`, `center512` or HxW;
+    `mean`: the mean that the source prints as its mIoU of all classes.
+    """
+
+    name: str
+    summary: str
+    train_void: Literal["void", "background"] = "void"
+    test_future: Literal["void", "background"] = "void"
+    test_other: Literal["scored", "void"] = "scored"
+    test_images: Literal["all", "learned"] = "all"
+    absent: Literal["skip", "zero"] = "skip"
+    eval_size: str = "full"
+    mean: Literal["with-background", "without-background"] = "with-background"
     __pydantic_config__ = _STRICT
 
 
@@ -98,11 +147,24 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class DataRef:
-    """Where labelled images came from: the plug-in that reads them and their folder."""
+class SourceRef:
+    """A further source of labelled images."""
 
     name: str
     root: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Where labelled images came from: the plug-in that reads them and their folder.
+
+    `more`: further sources whose images were joined to these.
+    """
+
+    name: str
+    root: str
+    more: tuple[SourceRef, ...] = ()
     __pydantic_config__ = _STRICT
 
 
@@ -161,15 +223,25 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What holds for every step of a run, in `run.json`."""
+    """What holds for every step of a run, in `run.json`.
+
+    `mean`, `std`: how the network's images are normalised, see `Normalisation`.
+    """
 
     model: str
     model_options: dict[str, Any]
     size: Size
     created: str
     scenario: Scenario | None = None
+    mean: tuple[float, float, float] = IMAGENET.mean
+    std: tuple[float, float, float] = IMAGENET.std
     schema_version: int = SCHEMA_VERSION
     __pydantic_config__ = _STRICT
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How the network's images are normalised."""
+        return Normalisation(self.mean, self.std)
 
 
 # ---------------------------------------------------------------------------------- evaluation
@@ -183,27 +255,47 @@ class Miou:
     old: float | None
     new: float | None
     all_without_background: float | None
+    old_without_background: float | None = None
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """IoU of one class. `forgetting`: IoU after its own step minus now, in points."""
+    """IoU of one class. `forgetting`: IoU after its own step minus now, in points.
+
+    `pixels_true` and `pixels_predicted` are those among the pixels that were compared.
+    """
 
     id: int
     name: str
     iou: float | None
     step: int
     forgetting: float | None = None
+    pixels_true: int | None = None
+    pixels_predicted: int | None = None
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Mean IoU of the classes that were born together, under the joint decision."""
+    """Mean IoU of the classes that were born together, under the joint decision.
+
+    `alone`: the same classes decided among themselves only, on their own pixels only: the
+    single-task mIoU of the literature, which no confusion with another task can lower.
+    """
 
     step: int
     classes: tuple[str, ...]
+    miou: float | None
+    alone: float | None = None
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class UnionScore:
+    """Mean IoU over the classes of several steps, decided among these, on their pixels only."""
+
+    steps: tuple[int, ...]
     miou: float | None
     __pydantic_config__ = _STRICT
 
@@ -223,8 +315,11 @@ class StepScore:
 class EvalResult:
     """Scores of one session on one split.
 
-    `history`: the steps up to this one, oldest first, as far as they were scored on the same
-    images. `gates`: the thresholds that were not met.
+    `grid`: the pixels that were compared. `convention`: the rules of scoring. `absent`: classes
+    without a pixel in truth and prediction. `history`: the steps up to this one, oldest first, as
+    far as they were scored on the same images by the same rules. `gates`: the thresholds that were
+    not met. `unions`: the classes of steps 0 to k among themselves, for each k.
+    `miou_ignoring_background`: means where a virtual background is never decided for.
     """
 
     source: str
@@ -243,6 +338,9 @@ class EvalResult:
     history: tuple[StepScore, ...] = ()
     gates: tuple[str, ...] = ()
     limit: int | None = None
+    convention: str = "default"
+    unions: tuple[UnionScore, ...] = ()
+    miou_ignoring_background: Miou | None = None
     schema_version: int = SCHEMA_VERSION
     __pydantic_config__ = _STRICT
 
@@ -254,6 +352,32 @@ class LearnResult:
     run: str
     steps: tuple[StepInfo, ...]
     score: EvalResult | None = None
+    schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import` took from a file of published weights, tensor by tensor.
+
+    `matched` counts the tensors of the file that are in the network now. `dropped`: names in the
+    file, or one output of them, and why they are not. `filled`: tensors of the network that the
+    file does not have, and what they hold instead. `mean` and `std` are for values of 0 to 1.
+    """
+
+    run: str
+    step: StepInfo
+    file: str
+    sha256: str
+    format: str
+    size: Size
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    normalisation: str
+    matched: int
+    dropped: dict[str, str]
+    filled: dict[str, str]
+    notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     __pydantic_config__ = _STRICT
 
@@ -441,6 +565,31 @@ class PluginDetails:
 
 
 @dataclass(frozen=True)
+class ConventionDetails:
+    """What `edgeinc show convention:NAME` says: the rules, and each of them as a sentence."""
+
+    convention: Convention
+    rules: tuple[str, ...]
+    schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class ScenarioDetails:
+    """What `edgeinc show SCENARIO` says: the plan, and in words what each step sees.
+
+    `images` has one sentence per step; `labels` and `background` hold for all of them.
+    """
+
+    scenario: Scenario
+    images: tuple[str, ...]
+    labels: str
+    background: str
+    schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """What `edgeinc show RUN` says: the run, its steps, its newest score and its artifacts."""
 
@@ -516,11 +665,48 @@ class DataCheck:
 
 
 @dataclass(frozen=True)
+class SplitStep:
+    """What one step of a plan sees of a dataset.
+
+    `images`: how many to train on, `held_out` of them kept out; `test`: how many images of `val`
+    show a class learned so far, None without `val`; `ids`: which to train on, where asked for.
+    """
+
+    index: int
+    classes: tuple[str, ...]
+    images: int
+    held_out: int
+    test: int | None
+    ids: tuple[str, ...] | None = None
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """A plan applied to a dataset; `unused` images of `train` belong to no step."""
+
+    data: DataRef
+    scenario: str
+    selection: Selection
+    labels: Labels
+    background: Background
+    total: int
+    unused: int
+    steps: tuple[SplitStep, ...]
+    schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
 class WrittenFile:
-    """A file or folder a command wrote (`data preview`, `data synth`)."""
+    """A file or folder a command wrote (`data preview`, `data synth`, `data convert`).
+
+    `note`: what else to know about it.
+    """
 
     path: str
     images: int
+    note: str = ""
     schema_version: int = SCHEMA_VERSION
     __pydantic_config__ = _STRICT
 

@@ -5,7 +5,7 @@ import pytest
 
 from edgeinc.data import open_dataset
 from edgeinc.data._batches import Batches
-from edgeinc.data._labels import first_table, remap_table
+from edgeinc.data._labels import first_table, training_remap
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def make(street_data):
             "size": (32, 48),
             **changes,
         }
-        remap = remap_table(data, table, table.names)
+        remap = training_remap(data, table, table.names)
         return Batches(data, changes.pop("ids", data.ids("train")), remap=remap, **settings)
 
     return build
@@ -77,7 +77,7 @@ def test_fewer_images_than_a_batch_still_train(make, street_data):
     batches = Batches(
         data,
         ids,
-        remap=remap_table(data, table, table.names),
+        remap=training_remap(data, table, table.names),
         size=(32, 48),
         batch_size=8,
         seed=0,
@@ -103,7 +103,7 @@ def test_unreadable_image_stops_the_stream_and_its_threads(make, street_data, tm
     batches = Batches(
         data,
         data.ids("train"),
-        remap=remap_table(data, table, table.names),
+        remap=training_remap(data, table, table.names),
         size=(32, 48),
         batch_size=4,
         seed=0,

@@ -7,6 +7,8 @@ import pytest
 
 from edgeinc import catalogue, registry
 from edgeinc.config import TrainSettings
+from edgeinc.data._conventions import convention_names
+from edgeinc.data._scenario import scenario_names
 from edgeinc.errors import UsageError
 from edgeinc.runs import create_run
 from edgeinc.schema import Listing, PluginDetails, RunInfo, RunSummary, from_json, to_json
@@ -29,8 +31,15 @@ def test_a_listing_has_every_plugin_of_its_kind(kind):
 
 def test_all_lists_every_kind_and_notes_it(folder):
     found = [(item.note, item.name) for item in catalogue.listing().items]
-    plans = [("scenarios", name) for name in ("camvid:coarse", "camvid:full")]
-    assert found == [*PLUGINS, *plans]
+    plans = [("scenarios", name) for name in scenario_names()]
+    rules = [("conventions", name) for name in convention_names()]
+    assert found == [*PLUGINS, *plans, *rules]
+
+
+def test_a_plan_of_many_classes_is_listed_by_their_number():
+    plans = {item.name: item.summary for item in catalogue.listing("scenarios").items}
+    assert plans["voc:15-1"] == "15 + 1 + 1 + 1 + 1 + 1 classes"
+    assert all(len(summary) < 100 for summary in plans.values())
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
@@ -77,7 +86,12 @@ def test_options_are_the_fields_of_the_config(kind, name):
 
 def test_types_are_spelt_out():
     types = {o.name: o.type for o in catalogue.details("bisenet").options}
-    assert types == {"depth": "Literal[18, 50, 101]", "width": "float"}
+    assert types == {
+        "depth": "Literal[18, 50, 101]",
+        "width": "float",
+        "fusion": "Literal['paper', 'norm']",
+        "align_corners": "bool",
+    }
 
 
 def test_details_import_no_plugin(python):

@@ -85,7 +85,7 @@ def run_folder(tmp_path):
 
 def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
-        *("demo", "train", "extend", "eval", "predict", "export", "bench"),
+        *("demo", "train", "extend", "import", "eval", "predict", "export", "bench"),
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
     }
@@ -260,6 +260,7 @@ def test_interrupting_ends_with_130(edgeinc, monkeypatch):
         (["ls", "datasets"], Listing),
         (["ls", "runtimes"], Listing),
         (["ls", "runs"], Listing),
+        (["ls", "conventions"], Listing),
         (["data", "ls"], Listing),
         (["show", "cil"], PluginDetails),
         (["show", "streets"], PluginDetails),
@@ -280,17 +281,18 @@ def test_json_prints_one_document_and_nothing_else(edgeinc, words, kind):
 
 def test_bare_ls_has_every_kind(edgeinc, run_folder):
     document = from_json(Listing, edgeinc("ls", "--json").out, source="stdout")
-    found = {item.name: item.note for item in document.items}
-    expected = {"erfnet": "models", "cil": "methods", "streets": "datasets", "torch": "runtimes"}
-    assert expected.items() <= found.items()
-    assert found["runs/mine"] == "runs"
+    found = {(item.name, item.note) for item in document.items}
+    expected = {"erfnet": "models", "streets": "datasets", "torch": "runtimes", "runs/mine": "runs"}
+    both = {("cil", "methods"), ("cil", "conventions")}
+    assert expected.items() | both <= found
     text = edgeinc("ls").out
-    assert [line for line in text.splitlines() if line in set(found.values())] == [
+    assert [line for line in text.splitlines() if line in {note for _, note in found}] == [
         "models",
         "methods",
         "datasets",
         "runtimes",
         "scenarios",
+        "conventions",
         "runs",
     ]
 

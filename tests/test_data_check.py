@@ -8,6 +8,7 @@ import pytest
 
 from edgeinc.data import open_dataset
 from edgeinc.data._check import check, info
+from edgeinc.data._copies import Pair, fingerprint, near_copies
 from edgeinc.data._preview import preview
 from edgeinc.data._synth import synth
 from edgeinc.errors import DataError, UsageError
@@ -104,7 +105,7 @@ def test_check_counts_classes(toy):
 def test_check_lists_every_problem_at_once(toy):
     images, masks = toy / "images", toy / "masks"
     (masks / "scene-0000.png").unlink()
-    (images / "scene-0001.png").unlink()  # the list still names it: a fault of the list
+    (images / "scene-0001.png").unlink()
     (toy / "train.txt").write_text("".join(f"scene-{i:04d}\n" for i in (0, 2, 3, 5, 6, 7)))
     cv2.imwrite(str(masks / "scene-0002.png"), np.zeros((48, 64, 3), np.uint8))
     cv2.imwrite(str(masks / "scene-0003.png"), np.full((48, 64), 77, np.uint8))
@@ -121,9 +122,10 @@ def test_check_lists_every_problem_at_once(toy):
         "image 'scene-0005' is 64 x 48, its mask 64 x 40",
         "scene-0006.png is truncated",
         "scene-0006.png has 16 bits",
+        f"mask {masks / 'scene-0001.png'} has no image",
     ):
         assert sum(says in p for p in report.problems) == 1, says
-    assert len(report.problems) == 6
+    assert len(report.problems) == 7
     assert report.images == {"train": 6, "val": 2}
 
 
@@ -148,6 +150,86 @@ def test_check_warns_of_absent_and_rare_classes(toy):
     assert "class 'bus' does not occur in val" in report.warnings
     assert "class 'car' is in 1 images of train only" in report.warnings
     assert not any("'road'" in w for w in report.warnings)
+
+
+def test_check_survives_links_to_themselves(toy):
+    for folder, number in (("images", 0), ("masks", 1)):
+        path = toy / folder / f"scene-{number:04d}.png"
+        path.unlink()
+        path.symlink_to(path)
+    (toy / "images" / "inside").symlink_to(toy)
+    report = check(str(toy))
+    assert report.images == {"train": 8, "val": 2}
+    assert len(report.problems) == 2
+    assert "images/scene-0000.png cannot be read" in report.problems[0]
+    assert "masks/scene-0001.png" in report.problems[1]
+
+
+def _photo(seed: int) -> np.ndarray:
+    """Smooth noise, as unlike another seed's as two photographs are."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return cv2.resize(noise, (64, 48), interpolation=cv2.INTER_CUBIC)
+
+
+def test_check_warns_of_copies_between_train_and_val(toy):
+    for number in range(10):
+        cv2.imwrite(str(toy / "images" / f"scene-{number:04d}.png"), _photo(number))
+    assert not [w for w in check(str(toy)).warnings if "look" in w]
+    small = cv2.resize(_photo(2), (56, 40), interpolation=cv2.INTER_AREA)
+    copy = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 1)
+    cv2.imwrite(str(toy / "images" / "scene-0004.png"), cv2.resize(copy, (64, 48)))
+    report = check(str(toy), limit=4)
+    assert report.ok
+    assert report.warnings == (
+        "1 image looks the same in val as in train: 'scene-0004' like 'scene-0002'",
+    )
+
+
+def test_images_without_anything_on_them_are_no_copies(toy):
+    for number in range(10):
+        cv2.imwrite(str(toy / "images" / f"scene-{number:04d}.png"), np.full((48, 64, 3), number))
+    assert not [w for w in check(str(toy)).warnings if "look" in w]
+
+
+def test_copies_are_found_by_comparing_bits():
+    bits = np.random.default_rng(0).integers(0, 2, (30, 64)).astype(np.uint8)
+    first = {str(i): np.packbits(row) for i, row in enumerate(bits[:20])}
+    second = {str(i): np.packbits(row) for i, row in enumerate(bits[20:])}
+    for name, source, flipped in (("three", 7, 3), ("four", 8, 4), ("five", 9, 5)):
+        changed = bits[source].copy()
+        changed[10 : 10 + flipped] ^= 1
+        second[name] = np.packbits(changed)
+    assert near_copies(first, second) == (Pair("7", "three", 3), Pair("8", "four", 4))
+    assert near_copies({}, second) == near_copies(first, {}) == ()
+
+
+def test_neighbouring_videos_are_no_copies(camvid_root):
+    data = open_dataset("camvid", data_root=camvid_root)
+    prints = {
+        split: {i: fingerprint(data.image(i)) for i in data.ids(split)[::step]}
+        for split, step in (("train", 8), ("val", 4))
+    }
+    assert near_copies(prints["train"], prints["val"]) == ()
+    once_more = {i: fingerprint(data.image(i)[::2, ::2]) for i in prints["val"]}
+    found = near_copies(prints["val"], once_more)
+    assert [p.second for p in found] == list(once_more)
+
+
+def test_check_warns_of_what_nobody_labelled(toy):
+    for number in (0, 1, 4):
+        cv2.imwrite(
+            str(toy / "masks" / f"scene-{number:04d}.png"), np.full((48, 64), 255, np.uint8)
+        )
+    table = (toy / "classes.toml").read_text()
+    first, second = open_dataset(toy).labels[:2]
+    (toy / "classes.toml").write_text(
+        table.replace(str(list(second.color)), str(list(first.color)), 1)
+    )
+    warnings = check(str(toy), limit=4).warnings
+    assert "2 images of train without a labelled pixel" in warnings
+    assert "1 image of val without a labelled pixel" in warnings
+    color = list(first.color)
+    assert f"classes '{first.name}' and '{second.name}' have one colour, {color}" in warnings
 
 
 def test_check_of_a_wrong_class_table(toy):

@@ -1,6 +1,7 @@
 """A folder of one's own images: what belongs in it and what is refused."""
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -239,3 +240,156 @@ def test_what_is_written_reads_back(tmp_path):
     for _, stem, image, mask in samples:
         assert (data.image(stem) == image).all()
         assert (data.mask(stem) == mask).all()
+
+
+# ------------------------------------------------------------------------------ colour masks
+
+COLORED = 'masks = "color"\n' + TABLE
+
+
+def paint(root: Path, colors) -> Path:
+    """Masks whose vertical stripes have these colours."""
+    stripes = np.repeat(np.array([colors], np.uint8), 8, axis=0).repeat(4, axis=1)
+    for path in (root / "masks").iterdir():
+        cv2.imwrite(str(path), stripes[..., ::-1])
+    return root
+
+
+ROAD, CAR, BLACK = (128, 64, 128), (0, 0, 142), (0, 0, 0)
+
+
+def test_masks_of_colours(tmp_path):
+    table = "void = [0, 0, 0]\n" + COLORED
+    data = Folder(paint(make(tmp_path / "own", table=table), (ROAD, CAR, BLACK)))
+    assert data.mask("a")[0, ::4].tolist() == [0, 3, 255]
+
+
+def test_every_colour_needs_a_class_unless_it_is_void(tmp_path):
+    data = Folder(paint(make(tmp_path / "own", table=COLORED), (ROAD, CAR, BLACK)))
+    with pytest.raises(DataError, match=r"a\.png has a colour without a class: \(0, 0, 0\) in 32"):
+        data.mask("a")
+
+
+def test_colours_in_a_folder_of_ids_name_the_setting(tmp_path):
+    data = Folder(paint(make(tmp_path / "own"), (ROAD, CAR, CAR)))
+    with pytest.raises(DataError, match=r"3 channels; set masks = \"color\" in .*classes\.toml"):
+        data.mask("a")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('masks = "colour"\n' + TABLE, "masks is 'colour', allowed are 'index' and 'color'"),
+        ("void = [0, 0, 0]\n" + TABLE, r"void is \[0, 0, 0\], allowed are 0 to 255"),
+        ("void = 255\n" + COLORED, r"void is 255, in masks of colours it is \[red, green, blue\]"),
+        ("void = [0, 0, 256]\n" + COLORED, r"void is \[0, 0, 256\]"),
+        ("void = [0, 0, 142]\n" + COLORED, "the colour of 'car' is the void colour"),
+        (COLORED.replace("[0, 0, 142]", "[128, 64, 128]"), "'road' and 'car' have one colour"),
+    ],
+)
+def test_wrong_tables_of_colours_are_refused(tmp_path, table, says):
+    with pytest.raises(DataError, match=says):
+        Folder(make(tmp_path / "own", table=table))
+
+
+# ------------------------------------------------------------------------------ files
+
+
+def test_a_mask_is_made_from_itself_and_the_table(tmp_path):
+    root = make(tmp_path / "own")
+    assert Folder(root).mask_files("a") == (root / "masks" / "a.png", root / "classes.toml")
+    assert Folder(root).image_file("b") == root / "images" / "b.png"
+    with pytest.raises(DataError, match="no image"):
+        Folder(root).mask_files("nosuch")
+
+
+def test_masks_without_an_image_are_found(tmp_path):
+    root = make(tmp_path / "own")
+    (root / "images" / "a.png").unlink()
+    assert Folder(root).strays() == (root / "masks" / "a.png",)
+
+
+def test_names_match_however_their_letters_are_stored(tmp_path):
+    root = make(tmp_path / "own", stems=())
+    whole, parts = (unicodedata.normalize(form, "Köln é") for form in ("NFC", "NFD"))
+    (root / "images" / f"{parts}.png").write_bytes(_png(np.zeros((2, 3, 3), np.uint8)))
+    (root / "masks" / f"{whole}.png").write_bytes(_png(np.full((2, 3), 3, np.uint8)))
+    (root / "train.txt").write_text(f"{parts}\n", encoding="utf-8")
+    data = Folder(root)
+    assert data.ids("train") == (whole,)
+    assert (data.mask(parts) == 3).all()
+    assert data.image(whole).shape == (2, 3, 3)
+    assert data.strays() == ()
+    (root / "images" / f"{whole}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="share one mask"):
+        Folder(root).splits()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def test_the_split_of_a_name_does_not_depend_on_how_it_is_stored(tmp_path):
+    names = [f"é {i}" for i in range(40)]
+    stored = [[unicodedata.normalize(form, n) for n in names] for form in ("NFC", "NFD")]
+    one, two = (Folder(make(tmp_path / str(i), stems=s)) for i, s in enumerate(stored))
+    assert one.ids("val")
+    assert one.ids("val") == two.ids("val")
+
+
+def test_a_test_list_is_a_split(tmp_path):
+    root = make(tmp_path / "own", stems=("a", "b", "c"))
+    for split, stem in (("train", "a"), ("val", "b"), ("test", "c")):
+        (root / f"{split}.txt").write_text(f"{stem}\n")
+    assert {s: Folder(root).ids(s) for s in Folder(root).splits()} == {
+        "train": ("a",),
+        "val": ("b",),
+        "test": ("c",),
+    }
+    (root / "test.txt").write_text("b\n")
+    with pytest.raises(DataError, match=r"'b' is in .*val\.txt and in .*test\.txt"):
+        Folder(root).ids("train")
+
+
+def test_a_list_says_how_many_images_are_missing(tmp_path):
+    root = make(tmp_path / "own")
+    (root / "train.txt").write_text("a\nx\ny\nz\n")
+    with pytest.raises(DataError, match="lists 'x' and 2 more, which are not in"):
+        Folder(root).ids("train")
+
+
+@pytest.mark.parametrize("name", ["images", "classes.toml", "train.txt", "images/a.png"])
+def test_a_link_to_itself_is_one_line(tmp_path, name):
+    root = make(tmp_path / "own")
+    path = root / name
+    if path.exists():
+        path.rename(tmp_path / "aside")
+    path.symlink_to(path)
+    with pytest.raises(DataError) as caught:
+        _read(Folder(root), "a")
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    path.unlink()
+    if name != "train.txt":
+        (tmp_path / "aside").rename(path)
+    _read(Folder(root), "a")
+
+
+def _read(data: Folder, stem: str) -> None:
+    assert data.splits()
+    data.image(stem)
+
+
+def test_a_folder_that_is_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "own").symlink_to(tmp_path / "own")
+    with pytest.raises(UsageError, match="own is a symbolic link that leads nowhere"):
+        open_dataset(tmp_path / "own")
+    with pytest.raises(DataError, match=r"camvid/train\.txt"):
+        open_dataset("camvid", data_root=tmp_path / "own").ids("train")
+
+
+def test_a_folder_inside_itself_is_no_image(tmp_path):
+    root = make(tmp_path / "own", stems=("a",))
+    (root / "images" / "more").symlink_to(root / "images", target_is_directory=True)
+    assert Folder(root).ids("train") == ("a",)

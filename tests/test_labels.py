@@ -1,4 +1,4 @@
-"""Who may see which label, and which images belong to a step."""
+"""Who may see which label: targets of a step, and the truth a network is compared with."""
 
 import numpy as np
 import pytest
@@ -6,22 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeinc.data import Dataset, Label
-from edgeinc.data._labels import (
-    count_pixels,
-    evaluation_table,
-    extend_table,
-    first_table,
-    remap_table,
-)
-from edgeinc.data._scenario import (
-    candidates,
-    contiguous_part,
-    load_scenario,
-    overlapped,
-    scenario_names,
-)
-from edgeinc.errors import DataError, UsageError
-from edgeinc.schema import VOID, ScenarioStep
+from edgeinc.data._conventions import load_convention
+from edgeinc.data._labels import evaluation_remap, extend_table, first_table, training_remap
+from edgeinc.errors import UsageError
+from edgeinc.schema import VOID
 
 NAMES = ("zero", "one", "two", "three", "four", "five")
 
@@ -78,7 +66,7 @@ def test_real_background_is_always_id_zero_and_takes_what_is_hidden():
     table = first_table(data, ["two"])
     assert table.names == ("zero", "two")
     table = extend_table(table, data, ["four"])
-    remap = remap_table(data, table, ["four"])
+    remap = training_remap(data, table, ["four"])("")
     assert remap[:6].tolist() == [0, 0, 0, 0, 2, 0]
     assert set(remap[6:].tolist()) == {VOID}
 
@@ -95,7 +83,7 @@ def test_no_old_future_or_void_pixel_survives_in_a_new_only_target(order, cut, m
     if new:
         table = extend_table(table, data, new)
     visible = new or base
-    target = remap_table(data, table, visible)[np.array(mask, np.uint8)]
+    target = training_remap(data, table, visible)("")[np.array(mask, np.uint8)]
     for value, seen in zip(mask, target, strict=True):
         name = None if value == VOID else NAMES[value]
         expected = table.names.index(name) if name in visible else VOID
@@ -106,7 +94,7 @@ def test_no_old_future_or_void_pixel_survives_in_a_new_only_target(order, cut, m
 def test_evaluation_shows_every_learned_class_and_voids_the_rest(order, cut):
     data = Given([])
     table = first_table(data, order[:cut])
-    remap = evaluation_table(data, table)
+    remap = evaluation_remap(data, table)("")
     for value, name in enumerate(NAMES):
         assert remap[value] == (order.index(name) if name in order[:cut] else VOID)
     assert remap[VOID] == VOID
@@ -115,79 +103,119 @@ def test_evaluation_shows_every_learned_class_and_voids_the_rest(order, cut):
 def test_mask_values_need_not_be_consecutive():
     data = Given([], ids=(7, 11, 13, 200, 201, 254))
     table = first_table(data, ["five", "zero"])
-    remap = remap_table(data, table, table.names)
+    remap = training_remap(data, table, table.names)("")
     assert (remap[254], remap[7], remap[11]) == (0, 1, VOID)
 
 
-def test_counts_are_pixels_per_id():
-    data = Given([[[0, 0, 3]], [[VOID, 5, 5]]])
-    counts = count_pixels(data, data.ids("train"))
-    assert counts[0, [0, 3]].tolist() == [2, 1]
-    assert counts[1, [5, VOID]].tolist() == [2, 1]
+@given(
+    order=st.permutations(NAMES[1:]),
+    cut=st.integers(1, 5),
+    mask=st.lists(st.one_of(st.integers(0, 5), st.just(VOID)), min_size=1, max_size=64),
+    keep=st.booleans(),
+)
+def test_targets_with_a_real_background(order, cut, mask, keep):
+    """What the step may not see is background, void stays void; old labels may be kept."""
+    data = Given([], background="real")
+    base, new = order[:cut], order[cut : cut + 2]
+    table = first_table(data, base)
+    if new:
+        table = extend_table(table, data, new)
+    visible = table.names if keep else (new or base)
+    target = training_remap(data, table, visible)("")[np.array(mask, np.uint8)]
+    for value, seen in zip(mask, target, strict=True):
+        if value == VOID:
+            assert seen == VOID
+        else:
+            name = NAMES[value]
+            assert seen == (table.names.index(name) if name in visible and value else 0)
 
 
-def test_overlapped_takes_every_image_with_one_pixel_of_a_new_class():
-    data = Given([[[0, 1]], [[1, 2]], [[4, 4]], [[2, 2]]])
-    ids = data.ids("train")
-    chosen, counts = overlapped(data, ids, count_pixels(data, ids), ["two"])
-    assert chosen == ("001", "003")
-    assert counts[:, 2].tolist() == [1, 2]
-    with pytest.raises(DataError, match="no pixel of class 'five' in the 4 images"):
-        overlapped(data, ids, count_pixels(data, ids), ["two", "five"])
+def test_a_virtual_background_takes_everything_else_void_included():
+    data = Given([])
+    table = first_table(data, ["three", "one"], "virtual")
+    assert table.names == ("other", "three", "one")
+    table = extend_table(table, data, ["four"])
+    target = training_remap(data, table, ["four"])("")
+    assert target[:6].tolist() == [0, 0, 0, 0, 3, 0]
+    assert target[VOID] == 0
+    truth = evaluation_remap(data, table)("")
+    assert truth[:6].tolist() == [VOID, 2, VOID, 1, 3, VOID]
 
 
-class Sequences(Given):
-    def sequence(self, image_id):
-        return "a" if int(image_id) < 7 else "b"
+def test_a_class_never_becomes_background_by_accident():
+    roads = Given([])
+    assert first_table(roads, None).background == "none"
+    with pytest.raises(UsageError, match="has no background: id 0 is 'zero'"):
+        first_table(roads, None, "real")
+    with pytest.raises(UsageError, match="has a real background, 'zero'"):
+        first_table(Given([], background="real"), None, "virtual")
+    with pytest.raises(UsageError, match="background 'some' is not known"):
+        first_table(roads, None, "some")
 
 
-@given(count=st.integers(1, 40), of=st.integers(1, 5))
-def test_parts_are_contiguous_and_partition_every_sequence(count, of):
-    data = Sequences([[[0]]] * count)
-    ids = data.ids("train")
-    parts = [contiguous_part(data, ids, i, of) for i in range(1, of + 1)]
-    assert sorted(i for part in parts for i in part) == list(ids)
-    for part in parts:
-        for name in ("a", "b"):
-            numbers = [int(i) for i in part if data.sequence(i) == name]
-            assert (
-                numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
-            )
+def test_a_real_background_can_be_left_out():
+    data = Given([], background="real")
+    table = first_table(data, None, "none")
+    assert table.names == NAMES[1:]
+    assert training_remap(data, table, table.names)("")[:6].tolist() == [VOID, 0, 1, 2, 3, 4]
 
 
-def test_scenario_file_and_presets(tmp_path):
-    assert "camvid:coarse" in scenario_names()
-    assert [s.part for s in load_scenario("camvid:full").steps] == [(1, 3), (2, 3), (3, 3)]
-    path = tmp_path / "mine.toml"
-    path.write_text('[[step]]\nclasses = ["one"]\nimages = ["001"]\n[[step]]\nclasses = ["two"]\n')
-    scenario = load_scenario(str(path))
-    assert scenario.name == "mine"
-    data = Given([[[1]], [[1]], [[2]]])
-    assert candidates(data, scenario.steps[0]) == ("001",)
-    assert candidates(data, scenario.steps[1]) == ("000", "001", "002")
-    with pytest.raises(UsageError, match="names image '999'"):
-        candidates(data, ScenarioStep(("one",), images=("999",)))
+def test_the_background_is_no_class_to_add():
+    data = Given([], background="real")
+    with pytest.raises(UsageError, match="'zero' is the background"):
+        extend_table(first_table(data, ["one"]), data, ["zero"])
+
+
+# Rows of the table of published rules: source id -> truth, classes 1 and 2 learned, 3 and on not.
+@pytest.mark.parametrize(
+    ("name", "dataset", "future", "background"),
+    [
+        ("default", "voc", VOID, 0),
+        ("mib", "voc", VOID, 0),
+        ("mib", "ade20k", VOID, VOID),
+        ("plop", "voc", 0, 0),
+        ("ssul", "voc", 0, 0),
+        ("dkd", "voc", 0, 0),
+        ("dkd", "ade20k", VOID, 0),
+    ],
+)
+def test_truth_by_convention(name, dataset, future, background):
+    data = Given([], background="real")
+    table = first_table(data, ["one", "two"])
+    rules = load_convention(name, dataset=dataset)
+    truth = evaluation_remap(data, table, rules)("")
+    assert truth[:6].tolist() == [background, 1, 2, future, future, future]
+    assert truth[VOID] == VOID
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("step = 3", "is not a scenario"),
-        ("[[step]]\n", "'classes'"),
-        ('[[step]]\nclasses = "one"', "classes must be a list"),
-        ('[[step]]\nclasses = ["one"]\npart = [4, 3]', r"part must be \[i, n\]"),
-        ('[[step]]\nclasses = ["one"]\nparts = [1, 3]', "unknown key 'parts'"),
-        ("[[step]\n", "is not TOML"),
-    ],
+    ("name", "void"),
+    [("default", VOID), ("mib", 0), ("plop", VOID), ("ssul", VOID), ("dkd", 0)],
 )
-def test_broken_scenario_names_the_place(tmp_path, text, message):
-    path = tmp_path / "broken.toml"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=message):
-        load_scenario(str(path))
+def test_void_in_training_by_convention(name, void):
+    data = Given([], background="real")
+    table = first_table(data, ["one"])
+    rules = load_convention(name, dataset="voc")
+    target = training_remap(data, table, ["one"], train_void=rules.train_void)("")
+    assert target[VOID] == void
+    none = Given([])
+    table = first_table(none, ["one"])
+    target = training_remap(none, table, ["one"], train_void=rules.train_void)("")
+    assert target[VOID] == VOID
 
 
-def test_unknown_scenario_names_the_nearest():
-    with pytest.raises(UsageError) as error:
-        load_scenario("camvid:corse")
-    assert "camvid:coarse" in error.value.hint
+class Partial(Given):
+    """Labels two things where they occur, and nothing else."""
+
+    def declared(self, image_id):
+        return frozenset(("one", "two"))
+
+
+def test_background_is_trusted_only_where_every_class_in_question_is_declared():
+    data = Partial([], background="real")
+    table = extend_table(first_table(data, ["one", "three"]), data, ["two"])
+    assert training_remap(data, table, ["two"])("")[:4].tolist() == [0, 0, 3, 0]
+    table = extend_table(table, data, ["four"])
+    # A pixel without a label might be a four here.
+    assert training_remap(data, table, ["two", "four"])("")[:4].tolist() == [VOID, VOID, 3, VOID]
+    assert evaluation_remap(data, table)("")[:4].tolist() == [VOID, 1, 3, 2]

@@ -93,6 +93,23 @@ def test_an_image_of_only_void_has_no_score():
     assert mean(scores, ids=range(2)) is None
 
 
+def test_an_absent_class_can_count_as_zero():
+    scores = [60.0, None, 30.0, None]
+    assert mean(scores, ids=[0, 1, 2], absent="zero") == pytest.approx(30)
+    assert mean(scores, ids=[0, 1, 2]) == pytest.approx(45)
+    assert mean(scores, ids=[1, 3], absent="zero") == 0
+    assert mean(scores, ids=[], absent="zero") is None
+
+
+def test_a_large_image_is_counted_to_the_last_pixel():
+    """More pixels than are counted at once, of every id that a mask can hold."""
+    truth = np.resize(np.arange(256, dtype=np.uint8), (1023, 517))
+    predicted = np.where(truth == VOID, 7, truth).astype(np.uint8)
+    counted = confusion(truth, predicted, 255)
+    assert counted.sum() == (truth != VOID).sum()
+    assert np.array_equal(np.diag(counted), np.bincount(truth.ravel(), minlength=256)[:255])
+
+
 def test_mean_takes_only_the_ids_asked_for():
     assert mean([10.0, 20.0, 60.0, None], ids=[1, 2, 3]) == pytest.approx(40.0)
 

@@ -46,7 +46,15 @@ def _root(
     pass
 
 
-for _module in ("learn", "look", "ship", "info", "data"):  # in the order of the help
+for _module in (
+    "learn",
+    "adopt",
+    "look",
+    "ship",
+    "info",
+    "data",
+    "protocol",
+):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
 app.add_typer(data_app, name="data", rich_help_panel=INFORMATION)
 

@@ -21,6 +21,7 @@ from edgeinc.errors import UsageError
 
 _MACHINE = ("precision", "device", "threads", "workers", "seed", "deterministic", "compile")
 _RUN = ("limit",)
+_WHAT = ("selection", "labels", "index", "hold_out", "convention")
 _SHORT = {"epochs": "-e", "batch_size": "-b"}
 _METAVAR = {bool: "", float: "X", str: "TEXT"}
 
@@ -59,6 +60,17 @@ DataOption = Annotated[
         autocompletion=completion("datasets"),
     ),
 ]
+DataListOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="NAME|PATH",
+        help="Dataset: a name (`edgeinc ls datasets`), a folder or a .zip; repeatable.",
+        rich_help_panel=WHAT,
+        autocompletion=completion("datasets"),
+        show_default=False,
+    ),
+]
 DataRootOption = Annotated[
     str | None,
     typer.Option(
@@ -73,7 +85,7 @@ ScenarioOption = Annotated[
     typer.Option(
         "--scenario",
         metavar="NAME|FILE.toml",
-        help="Plan of classes and images per step.",
+        help="Plan of classes and images per step (`edgeinc ls scenarios`).",
         rich_help_panel=WHAT,
     ),
 ]
@@ -161,7 +173,8 @@ def training_settings(*, defaults: bool) -> list[inspect.Parameter]:
 
 
 def _setting(name: str, hint: Any, doc: str) -> inspect.Parameter:
-    panel = MACHINE if name in _MACHINE else RUN if name in _RUN else OPTIMISATION
+    groups = ((MACHINE, _MACHINE), (RUN, _RUN), (WHAT, _WHAT))
+    panel = next((panel for panel, members in groups if name in members), OPTIMISATION)
     flags = ["--" + name.replace("_", "-"), *([_SHORT[name]] if name in _SHORT else [])]
     choices = "|".join(str(value) for value in get_args(hint) if isinstance(value, str))
     option = typer.Option(

@@ -33,9 +33,14 @@ def score_blocks(ui: Ui, result: EvalResult) -> list[str | Table]:
     """A score: each class, the groups, and the steps before."""
     rows = [(c.name, c.step, c.iou, c.forgetting) for c in result.classes]
     blocks: list[str | Table] = [ui.table(("class", "step", "IoU", "forgetting"), rows), ""]
-    if len(result.tasks) > 1:
-        tasks = [(t.step, t.classes, t.miou) for t in result.tasks]
-        blocks += [ui.table(("step", "its classes", "mIoU"), tasks), ""]
+    alone = any(t.alone is not None for t in result.tasks)
+    if len(result.tasks) > 1 or alone:
+        headers = ("step", "its classes", "mIoU", *(["alone"] if alone else []))
+        tasks = [(t.step, t.classes, t.miou, t.alone)[: len(headers)] for t in result.tasks]
+        blocks += [ui.table(headers, tasks), ""]
+    if result.unions:
+        unions = [("+".join(map(str, u.steps)), u.miou) for u in result.unions]
+        blocks += [ui.table(("steps among themselves", "mIoU"), unions), ""]
     if len(result.history) > 1:
         past = [(h.step, h.miou.old, h.miou.new, h.miou.all, h.hiou) for h in result.history]
         headers = ("after step", "old mIoU", "new mIoU", "mIoU", "hIoU")
@@ -45,19 +50,37 @@ def score_blocks(ui: Ui, result: EvalResult) -> list[str | Table]:
 
 def miou_lines(ui: Ui, result: EvalResult) -> list[str]:
     """The headline of a score, and what it is a mean of."""
+    from edgeinc.data._conventions import load_convention
+
     m = result.miou
     figures = f"mIoU {ui.text(m.all)}  old {ui.text(m.old)}  new {ui.text(m.new)}"
     if result.hiou is not None:
         figures += f"  hIoU {ui.text(result.hiou)}"
+    lines = [figures]
     if m.all_without_background is not None and m.all_without_background != m.all:
-        figures += f"  without background {ui.text(m.all_without_background)}"
-    present = sum(c.iou is not None for c in result.classes)
+        bare = f"without background: mIoU {ui.text(m.all_without_background)}"
+        lines.append(f"{bare}  old {ui.text(m.old_without_background)}")
+    rules = load_convention(result.convention, dataset=result.data.name)
+    counted = sum(c.iou is not None for c in result.classes)
+    fate = "left out of the mean"
+    if rules.absent == "zero":
+        counted, fate = counted + len(result.absent), "counted as zero"
     cut = f" (--limit {result.limit})" if result.limit else ""
-    absent = f" ({', '.join(result.absent)} not in the data)" if result.absent else ""
-    return [
-        figures,
-        f"percent, mean over {present} classes{absent}; pixels pooled over {result.images} images"
+    lines += [
+        f"percent, mean over {counted} classes; pixels pooled over {result.images} images"
         f"{cut} of {result.data.name} {result.split}, void skipped",
         f"compared at {result.grid}",
-        f"step {result.step} on {result.runtime}",
     ]
+    if result.absent:
+        names = ", ".join(result.absent)
+        lines.append(f"warning: no pixel of {names} in truth or prediction: {fate}")
+    if result.miou_ignoring_background is not None:
+        ignoring = result.miou_ignoring_background
+        lines.append(
+            f"with the background never decided for: mIoU {ui.text(ignoring.all)}  "
+            f"old {ui.text(ignoring.old)}  new {ui.text(ignoring.new)}"
+        )
+    if rules.name != "default":
+        mean = rules.mean.replace("-", " ")
+        lines.append(f"convention {rules.name}: its mIoU is the one {mean}")
+    return [*lines, f"step {result.step} on {result.runtime}"]

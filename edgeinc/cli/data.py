@@ -1,4 +1,4 @@
-"""Commands about labelled images: data ls, info, check, preview, synth."""
+"""Commands about labelled images: data ls, info, check, preview, convert, synth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME|PATH",
-        help="Dataset: a name or a folder.",
+        help="Dataset: a name, a folder, or a file (.zip, .json).",
         autocompletion=completion("datasets"),
     ),
 ]
@@ -100,12 +100,12 @@ def check(
 
 
 def _histogram(ui: Ui, result: DataCheck) -> Table:
-    """One line per class: in how many images and what share of the pixels it is."""
+    """One line per class: in how many images it is, how many pixels and what share of them."""
     rows = []
     for split, counts in result.counts.items():
         total = sum(c.pixels for c in counts) or 1
-        rows += [(split, c.id, c.name, c.images, 100 * c.pixels / total) for c in counts]
-    return ui.table(("split", "id", "class", "images", "% of pixels"), rows)
+        rows += [(split, c.id, c.name, c.images, c.pixels, 100 * c.pixels / total) for c in counts]
+    return ui.table(("split", "id", "class", "images", "pixels", "% of pixels"), rows)
 
 
 @command(
@@ -138,6 +138,51 @@ def preview(
         f"wrote {result.path}: {result.images} images",
         essential=[result.path],
         hint=["edgeinc", "train", "--data", data],
+    )
+
+
+@command(
+    data_app,
+    "convert",
+    examples=[
+        "edgeinc data convert export.zip --to folder -o ./my-data",
+        "edgeinc data convert voc --data-root /data -o ./voc --limit 100",
+    ],
+)
+def convert(
+    ui: Ui,
+    data: DataArgument,
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to write.", rich_help_panel=RESULT),
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="FORMAT", help="What to write.", rich_help_panel=RESULT),
+    ] = "folder",
+    data_root: DataRootOption = None,
+    limit: LimitOption = None,
+    overwrite: Annotated[
+        bool, flag("--overwrite", help="Replace what an earlier call wrote.", panel=RESULT)
+    ] = False,
+) -> None:
+    """Write any dataset as a folder of images, masks and classes.toml."""
+    from edgeinc.data._convert import convert as convert_all
+
+    result = convert_all(
+        data,
+        to=to,
+        out=Path(out),
+        data_root=data_root,
+        limit=limit,
+        overwrite=overwrite,
+        progress=ui.progress,
+    )
+    ui.result(
+        result,
+        f"wrote {result.path}: {result.images} images, {result.note}",
+        essential=[result.path],
+        hint=["edgeinc", "data", "check", out],
     )
 
 

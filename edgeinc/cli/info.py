@@ -8,14 +8,22 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from edgeinc import catalogue, registry
+from edgeinc import catalogue
 from edgeinc.cli._command import INFORMATION, RESULT, WHAT, app, command
 from edgeinc.cli._options import RunArgument
 from edgeinc.cli._score import miou_lines, steps_table
 from edgeinc.cli._ui import Ui
 from edgeinc.cli.ship import card_facts
 from edgeinc.errors import MissingError
-from edgeinc.schema import ArtifactCard, Check, Item, PluginDetails, RunSummary
+from edgeinc.schema import (
+    ArtifactCard,
+    Check,
+    ConventionDetails,
+    Item,
+    PluginDetails,
+    RunSummary,
+    ScenarioDetails,
+)
 
 
 @command(
@@ -118,7 +126,7 @@ def ls(
         ),
     ] = None,
 ) -> None:
-    """List plug-ins, and the runs of this folder."""
+    """List plug-ins, plans, conventions, and the runs of this folder."""
     result = catalogue.listing(kind or "all")
     groups = {kind: list(result.items)} if kind else _by_kind(result.items)
     blocks: list[str | Table] = []
@@ -155,8 +163,9 @@ def _items(ui: Ui, items: Sequence[Item]) -> Table:
 
 
 def _showable(incomplete: str) -> list[str]:
-    known = [name for kind in registry.KINDS for name in registry.names(kind)]
-    return [name for name in known if name.startswith(incomplete)]
+    kinds = [kind for kind in catalogue.KINDS if kind != catalogue.RUNS]
+    known = [item.name for kind in kinds for item in catalogue.listing(kind).items]
+    return [name for name in dict.fromkeys(known) if name.startswith(incomplete)]
 
 
 @command(
@@ -165,7 +174,8 @@ def _showable(incomplete: str) -> list[str]:
     panel=INFORMATION,
     examples=[
         "edgeinc show cil",
-        "edgeinc show runs/full",
+        "edgeinc show convention:mib",
+        "edgeinc show voc:15-1",
         "edgeinc show runs/full/export/step-1.fp32.onnx --json",
     ],
 )
@@ -175,17 +185,25 @@ def show(
         str | None,
         typer.Argument(
             metavar="NAME|RUN|ARTIFACT",
-            help="A plug-in, a run or an exported file; left out: the last run.",
+            help="A name (`edgeinc ls`), a run or an exported file; left out: the last run.",
             autocompletion=_showable,
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Describe a plug-in, a run or an exported file."""
+    """Describe a plug-in, a plan, a convention, a run or an exported file."""
     name = ui.run(target)
     result = catalogue.details(name)
     if isinstance(result, PluginDetails):
         ui.result(result, *_plugin_blocks(ui, result), hint=_plugin_hint(result))
+    elif isinstance(result, ConventionDetails):
+        rules = result.convention
+        blocks = [f"{rules.name} (convention)", rules.summary, "", *result.rules]
+        ui.result(result, *blocks, hint=["edgeinc", "eval", "--convention", rules.name])
+    elif isinstance(result, ScenarioDetails):
+        plan = result.scenario
+        hint = ["edgeinc", "train", "--data", plan.name.partition(":")[0], "--scenario", name]
+        ui.result(result, *_scenario_blocks(ui, result), hint=hint)
     elif isinstance(result, RunSummary):
         ui.remember(name)
         ui.result(
@@ -208,7 +226,30 @@ def _plugin_blocks(ui: Ui, plugin: PluginDetails) -> list[str | Table]:
         rows = [(o.name, o.type, ui.text(o.default), o.doc) for o in plugin.options]
         rows = [(name, kind, str(default), doc) for name, kind, default, doc in rows]
         blocks += ["", ui.table(("option", "type", "default", "meaning"), rows)]
-    return [*blocks, "", f"source {plugin.path}"]
+    blocks += ["", f"source {plugin.path}"]
+    if plugin.name in [item.name for item in catalogue.listing(catalogue.CONVENTIONS).items]:
+        shown = f"{catalogue.CONVENTION}{plugin.name}"
+        blocks.append(f"the convention of that name: edgeinc show {shown}")
+    return blocks
+
+
+def _scenario_blocks(ui: Ui, details: ScenarioDetails) -> list[str | Table]:
+    plan = details.scenario
+    rows = [
+        (i, ", ".join(step.classes), images)
+        for i, (step, images) in enumerate(zip(plan.steps, details.images, strict=True))
+    ]
+    return [
+        f"{plan.name} (scenario)",
+        "",
+        ui.table(("step", "new classes", "images"), rows),
+        "",
+        ui.facts(
+            ("selection", plan.selection),
+            ("labels", f"{plan.labels}: {details.labels}"),
+            ("background", details.background),
+        ),
+    ]
 
 
 def _plugin_hint(plugin: PluginDetails) -> list[str]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from edgeinc.cli._command import LEARN, RESULT, RUN, WHAT, app, command, flag
 from edgeinc.cli._options import (
     ConfigOption,
-    DataOption,
+    DataListOption,
     DataRootOption,
     DryRunOption,
     OverwriteOption,
@@ -72,7 +72,7 @@ def demo(
     panel=LEARN,
     examples=[
         "edgeinc train --data camvid --classes sky,road,tree --model erfnet",
-        "edgeinc train --data camvid --scenario camvid-full --run runs/full",
+        "edgeinc train --data camvid --scenario camvid:full --run runs/full",
         "edgeinc train --data ./my-data -e 20 -b 4 --size 256x320 --dry-run",
         "edgeinc train --data camvid --run runs/full --resume",
     ],
@@ -80,7 +80,7 @@ def demo(
 )
 def train(
     ui: Ui,
-    data: DataOption = None,
+    data: DataListOption = None,
     data_root: DataRootOption = None,
     classes: Annotated[
         str | None,
@@ -110,6 +110,15 @@ def train(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            "--background",
+            metavar="none|virtual|real",
+            help="What id 0 is: virtual adds a class for everything else; else as in the data.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     scenario: ScenarioOption = None,
     run: Annotated[
         str | None,
@@ -128,7 +137,7 @@ def train(
     **settings: Any,
 ) -> None:
     """Train the base network of a new run: its step 0."""
-    if data is None:
+    if not data:
         raise UsageError("no data was named", hint="add --data NAME or --data DIR")
     height_width = parse_size(size) if size else None
     from edgeinc.training import train as run_training
@@ -136,6 +145,7 @@ def train(
     result = run_training(
         data,
         classes=names(classes, "--classes"),
+        background=background,
         model=model,
         size=height_width,
         scenario=scenario,
@@ -187,7 +197,7 @@ def extend(
             autocompletion=completion("methods"),
         ),
     ] = None,
-    data: DataOption = None,
+    data: DataListOption = None,
     data_root: DataRootOption = None,
     scenario: ScenarioOption = None,
     all_steps: Annotated[
@@ -215,7 +225,7 @@ def extend(
         folder,
         new_classes=listed,
         method=method,
-        data=data,
+        data=data or None,
         all_steps=all_steps,
         scenario=scenario,
         data_root=data_root,

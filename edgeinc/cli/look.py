@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgeinc.cli._command import LEARN, RESULT, WHAT, app, command
+from edgeinc.cli._command import LEARN, RESULT, WHAT, app, command, flag
 from edgeinc.cli._options import (
-    DataOption,
+    DataListOption,
     DataRootOption,
     DeviceOption,
     LimitOption,
@@ -22,15 +22,21 @@ from edgeinc.cli._ui import Ui
 from edgeinc.errors import UsageError
 
 
+def _conventions(incomplete: str) -> list[str]:
+    from edgeinc.data._conventions import convention_names
+
+    return [name for name in convention_names() if name.startswith(incomplete)]
+
+
 @command(
     app,
     "eval",
     panel=LEARN,
     examples=[
         "edgeinc eval",
-        "edgeinc eval runs/full --step all --data-root /data",
+        "edgeinc eval runs/full --step all --min-miou 55 --max-drop 5 --json",
         "edgeinc eval runs/full/export/step-1.fp32.onnx --data camvid",
-        "edgeinc eval runs/full --min-miou 55 --max-drop 5 --json",
+        "edgeinc eval runs/full --convention mib --per-task --csv classes.csv",
     ],
 )
 def evaluate(
@@ -45,18 +51,53 @@ def evaluate(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    data: DataOption = None,
+    data: DataListOption = None,
     data_root: DataRootOption = None,
     split: Annotated[
         str, typer.Option("--split", metavar="NAME", help="Split to score.", rich_help_panel=WHAT)
     ] = "val",
     limit: LimitOption = None,
+    convention: Annotated[
+        str,
+        typer.Option(
+            "--convention",
+            metavar="NAME",
+            help="Rules of a published work (`edgeinc ls conventions`).",
+            rich_help_panel=WHAT,
+            autocompletion=_conventions,
+        ),
+    ] = "default",
+    eval_size: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-size",
+            metavar="full|center512|HxW",
+            help="Where pixels are compared; else as the convention says.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    per_task: Annotated[
+        bool,
+        flag(
+            "--per-task",
+            help="Also each step's classes among themselves, and steps 0 to k. Runs only.",
+            panel=WHAT,
+        ),
+    ] = False,
+    ignore_background: Annotated[
+        bool,
+        flag(
+            "--ignore-background",
+            help="Also with a virtual background never decided for. Runs only.",
+            panel=WHAT,
+        ),
+    ] = False,
     min_miou: Annotated[
         float | None,
         typer.Option(
             "--min-miou",
             metavar="X",
-            help="Exit 3 when the mIoU is below X percent.",
+            help="Exit 3 when the mIoU is below X percent: the mean that the convention prints.",
             rich_help_panel=RESULT,
         ),
     ] = None,
@@ -66,6 +107,15 @@ def evaluate(
             "--max-drop",
             metavar="X",
             help="Exit 3 when the old classes lost more than X points.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Write one line per class.",
             rich_help_panel=RESULT,
         ),
     ] = None,
@@ -81,12 +131,17 @@ def evaluate(
     result = score(
         path,
         step=index,
-        data=data,
+        data=data or None,
         data_root=data_root,
         split=split,
         limit=limit,
+        convention=convention,
+        eval_size=eval_size,
+        per_task=per_task,
+        ignore_background=ignore_background,
         min_miou=min_miou,
         max_drop=max_drop,
+        csv=csv,
         runtime=runtime,
         device=device,
         threads=threads,
@@ -94,7 +149,11 @@ def evaluate(
     )
     ui.remember(path)
     verb = "export" if (Path(path) / "run.json").is_file() else "bench"
-    ui.result(result, *score_blocks(ui, result), hint=["edgeinc", verb, path])
+    if csv:
+        ui.note(f"wrote {csv}")
+    essential = [csv] if csv else []
+    blocks = score_blocks(ui, result)
+    ui.result(result, *blocks, essential=essential, hint=["edgeinc", verb, path])
     ui.gate(result.gates, hint=f"train longer; every class is in: edgeinc eval {path} --json")
 
 

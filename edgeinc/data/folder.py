@@ -1,59 +1,58 @@
 """A folder of your own: images/, masks/ and classes.toml.
 
     images/a street.jpg     PNG, JPEG, BMP or WebP
-    masks/a street.png      same stem; single-channel PNG whose values are class ids
+    masks/a street.png      same stem; a PNG of class ids, or of the classes' colours
     classes.toml            the classes, see below
-    train.txt, val.txt      optional: one stem per line; without them 80 % of the images are
-                            `train` and 20 % `val`, decided by a hash of the stem
+    train.txt, val.txt      optional, and test.txt: one stem per line; without them 80 % of the
+                            images are `train` and 20 % `val`, decided by a hash of the stem
 
-classes.toml, where `background` and `void` may be left out:
+classes.toml, where `background`, `masks` and `void` may be left out:
 
     background = "none"     # or "real": the class with id 0 is a background
-    void = 255              # value of pixels that have no label
+    masks = "index"         # a mask's values are ids; or "color": its colours are the classes'
+    void = 255              # value of pixels that have no label, the default
 
     [[class]]
     id = 0                  # 0 to 254, the value in the masks
     name = "road"
     color = [128, 64, 128]  # red, green, blue
+
+With `masks = "color"`, `void` is a colour, such as `void = [0, 0, 0]`; without it every pixel must
+have the colour of a class.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeinc import registry
 from edgeinc.data import Dataset, Image, Label, Mask
+from edgeinc.data._class_table import read_table, table_text
 from edgeinc.data._files import (
     IMAGE_SUFFIXES,
     checked_ids,
     encode_png,
+    named,
+    read_color_mask,
     read_image,
     read_mask,
 )
+from edgeinc.data._split import hashed_split
 from edgeinc.errors import DataError, UsageError
 from edgeinc.progress import SILENT, Progress
-from edgeinc.runs import write_atomic
+from edgeinc.runs import disk_may_fill, write_atomic
 from edgeinc.schema import VOID, Background, Size
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["SPLITS", "TABLE", "Folder", "write_folder"]
 
-__all__ = ["Folder", "write_folder"]
-
-_TABLE = "classes.toml"
+SPLITS = ("train", "val", "test")
+TABLE = "classes.toml"
 _LONGEST = 512
-_CLASS_KEYS = ("id", "name", "color")
-_KEYS = ("background", "void", "class")
 
 
 class Folder(Dataset):
@@ -69,16 +68,17 @@ class Folder(Dataset):
             DataError: classes.toml is missing or wrong; the message lists every fault.
         """
         super().__init__(root)
-        self._labels, self.background, self._void = _read_table(root / _TABLE)
+        self._table = read_table(root / TABLE)
+        self.background = self._table.background
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
         """Whether the folder has a class table."""
-        return (root / _TABLE).is_file()
+        return (root / TABLE).is_file()
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        return self._labels
+        return self._table.labels
 
     @property
     def default_size(self) -> Size:
@@ -98,65 +98,86 @@ class Folder(Dataset):
         return self._ids[split]
 
     def image(self, image_id: str) -> Image:
-        return read_image(self._image_path(image_id))
+        return read_image(self.image_file(image_id))
 
     def mask(self, image_id: str) -> Mask:
-        image, path = self._image_path(image_id), self.root / "masks" / f"{image_id}.png"
+        image, path = self.image_file(image_id), self._mask_path(image_id)
         if not path.is_file():
             raise DataError(
                 f"image {image} has no mask: {path} is missing",
                 hint="add the mask, or keep the image out of train.txt and val.txt",
             )
-        stored = read_mask(path)
-        mask = np.where(stored == self._void, np.uint8(VOID), stored)
-        return checked_ids(mask, {label.id for label in self._labels}, path)
+        if self._table.masks == "color":
+            return read_color_mask(path, self._table.ids_by_color)
+        stored = read_mask(path, if_color=f'set masks = "color" in {self.root / TABLE}, or ')
+        mask = np.where(stored == self._table.void, np.uint8(VOID), stored)
+        return checked_ids(mask, {label.id for label in self.labels}, path)
 
-    def _image_path(self, image_id: str) -> Path:
-        if image_id not in self._images:
+    def image_file(self, image_id: str) -> Path:
+        stem = named(image_id)
+        if stem not in self._images:
             raise DataError(
                 f"{self.root / 'images'} has no image '{image_id}'",
                 hint=registry.suggest(image_id, tuple(self._images)[:1000]),
             )
-        return self._images[image_id]
+        return self._images[stem]
+
+    def mask_files(self, image_id: str) -> tuple[Path, ...]:
+        """The mask and the class table, which says what its values mean."""
+        self.image_file(image_id)
+        return self._mask_path(image_id), self.root / TABLE
+
+    def strays(self) -> tuple[Path, ...]:
+        return tuple(path for stem, path in self._masks.items() if stem not in self._images)
+
+    def _mask_path(self, image_id: str) -> Path:
+        return self._masks.get(named(image_id), self.root / "masks" / f"{image_id}.png")
 
     @cached_property
     def _images(self) -> dict[str, Path]:
         """Stem -> image file, sorted by stem."""
         folder = self.root / "images"
         if not folder.is_dir():
-            raise DataError(f"{folder} is missing", hint="put the images there")
-        found: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                continue
-            if path.stem in found:
-                raise DataError(
-                    f"{found[path.stem].name} and {path.name} in {folder} share one mask",
-                    hint="rename one of them",
-                )
-            found[path.stem] = path
+            broken = folder.is_symlink()
+            raise DataError(
+                f"{folder} is a symbolic link that leads nowhere"
+                if broken
+                else f"{folder} is missing",
+                hint="put the images there",
+            )
+        found = _listed(folder, IMAGE_SUFFIXES, share="one mask")
         if not found:
             endings = ", ".join(IMAGE_SUFFIXES)
             raise DataError(f"{folder} has no image", hint=f"endings that are read: {endings}")
-        return dict(sorted(found.items()))
+        return found
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        folder = self.root / "masks"
+        return _listed(folder, (".png",), share="one image") if folder.is_dir() else {}
 
     @cached_property
     def _ids(self) -> dict[str, tuple[str, ...]]:
-        lists = {s: self.root / f"{s}.txt" for s in ("train", "val")}
-        present = {split: path for split, path in lists.items() if path.is_file()}
+        lists = {split: self.root / f"{split}.txt" for split in SPLITS}
+        # A link that leads nowhere is a list that cannot be read, not a list that is not there.
+        present = {s: path for s, path in lists.items() if path.is_file() or path.is_symlink()}
         if not present:
-            return _hashed_split(tuple(self._images))
+            return hashed_split(tuple(self._images))
         if "train" not in present:
             raise DataError(
-                f"{lists['train']} is missing", hint="write both lists, or neither of them"
+                f"{lists['train']} is missing", hint="write the list of every split, or none"
             )
         ids = {split: self._read_list(path) for split, path in present.items()}
-        both = set(ids["train"]) & set(ids.get("val", ()))
-        if both:
-            raise DataError(
-                f"'{min(both)}' is in {lists['train']} and in {lists['val']}",
-                hint=f"every image belongs to one split; {len(both)} are in two",
-            )
+        home: dict[str, str] = {}
+        for split, listed in ids.items():
+            both = home.keys() & set(listed)
+            if both:
+                first = min(both)
+                raise DataError(
+                    f"'{first}' is in {lists[home[first]]} and in {lists[split]}",
+                    hint=f"every image belongs to one split; {len(both)} are in two",
+                )
+            home |= dict.fromkeys(listed, split)
         return ids
 
     def _read_list(self, path: Path) -> tuple[str, ...]:
@@ -164,115 +185,55 @@ class Folder(Dataset):
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as err:
             raise DataError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from err
-        stems = tuple(line.strip() for line in lines if line.strip())
+        except OSError as err:
+            raise DataError(f"{path} cannot be read: {err.strerror}", hint="check it") from err
+        stems = tuple(named(line.strip()) for line in lines if line.strip())
         if not stems:
             raise DataError(f"{path} lists no image", hint="write one stem per line")
-        for stem in stems:
-            if stem not in self._images:
-                bare = Path(stem).stem
-                known = bare if bare in self._images else ""
-                raise DataError(
-                    f"{path} lists '{stem}', which is not in {self.root / 'images'}",
-                    hint=f"write '{known}', without folder and ending"
-                    if known
-                    else "add the image, or remove the line",
-                )
+        absent = [stem for stem in stems if stem not in self._images]
+        if absent:
+            bare = Path(absent[0]).stem
+            more = f" and {len(absent) - 1} more, which are" if len(absent) > 1 else ", which is"
+            raise DataError(
+                f"{path} lists '{absent[0]}'{more} not in {self.root / 'images'}",
+                hint=f"write '{bare}', without folder and ending"
+                if bare in self._images
+                else "add the image, or remove the line",
+            )
         if len(set(stems)) < len(stems):
             twice = next(s for s in stems if stems.count(s) > 1)
             raise DataError(f"{path} lists '{twice}' twice", hint="remove one of the two lines")
         return stems
 
 
-def _hashed_split(stems: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """80/20 by hash: an image keeps its side when others are added."""
-    held_out = {s for s in stems if hashlib.sha256(s.encode()).digest()[0] < 51}  # 51 / 256
-    if not held_out or len(held_out) == len(stems):
-        return {"train": stems}
-    return {
-        "train": tuple(s for s in stems if s not in held_out),
-        "val": tuple(s for s in stems if s in held_out),
-    }
+def _listed(folder: Path, suffixes: tuple[str, ...], *, share: str) -> dict[str, Path]:
+    """Stem -> file of a folder, sorted by stem.
 
-
-# ------------------------------------------------------------------------------ classes.toml
-
-
-def _read_table(path: Path) -> tuple[tuple[Label, ...], Background, int]:
+    Raises:
+        DataError: The folder cannot be read, or two files have one stem: then they would `share`.
+    """
+    found: dict[str, Path] = {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as err:
+        files = sorted(folder.iterdir())
+    except OSError as err:
         raise DataError(
-            f"{path} is missing", hint="`edgeinc show folder` prints what belongs in it"
+            f"{folder} cannot be read: {err.strerror}", hint="check the folder's permissions"
         ) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise DataError(f"{path} is not valid TOML: {err}", hint="mend that place") from err
-    problems = _unknown_keys(table, _KEYS)
-    background, void = table.get("background", "none"), table.get("void", VOID)
-    if background not in ("none", "real"):
-        problems.append(f"background is {background!r}, allowed are 'none' and 'real'")
-    if not _is_id(void, 255):
-        problems.append(f"void is {void!r}, allowed are 0 to 255")
-    entries = table.get("class", [])
-    if not isinstance(entries, list) or not entries:
-        problems.append("there is no [[class]]")
-        entries = []
-    labels: list[Label] = []
-    for number, entry in enumerate(entries, 1):
-        faults = _class_faults(entry)
-        problems += [f"class {number}: {fault}" for fault in faults]
-        if not faults:
-            labels.append(Label(entry["id"], entry["name"], tuple(entry["color"])))
-    labels.sort(key=lambda label: label.id)
-    problems += _table_faults(labels, background, void)
-    if problems:
-        raise DataError(
-            f"{path}: {'; '.join(problems)}", hint="`edgeinc show folder` prints an example"
-        )
-    return tuple(labels), background, void
-
-
-def _class_faults(entry: Any) -> list[str]:
-    if not isinstance(entry, dict):
-        return ["it is not a [[class]] table"]
-    missing = [f"key '{key}' is missing" for key in _CLASS_KEYS if key not in entry]
-    faults = _unknown_keys(entry, _CLASS_KEYS) + missing
-    class_id, name, color = (entry.get(key) for key in _CLASS_KEYS)
-    if "id" in entry and not _is_id(class_id, VOID - 1):
-        faults.append(f"id is {class_id!r}, allowed are 0 to {VOID - 1}")
-    if "name" in entry and not (isinstance(name, str) and name.strip() and "," not in name):
-        faults.append(f"name is {name!r}, it must be text without a comma")
-    if "color" in entry and not (
-        isinstance(color, list) and len(color) == 3 and all(_is_id(c, 255) for c in color)
-    ):
-        faults.append(f"color is {color!r}, it must be [red, green, blue] of 0 to 255")
-    return faults
-
-
-def _table_faults(labels: Sequence[Label], background: str, void: int) -> list[str]:
-    """What is wrong with classes that are each well formed, sorted by id."""
-    faults = []
-    names: dict[int, str] = {}
-    for label in labels:
-        if label.id in names:
-            faults.append(f"id {label.id} has two names, '{names[label.id]}' and '{label.name}'")
-        elif label.name in names.values():
-            faults.append(f"name '{label.name}' is given twice")
-        if label.id == void:
-            faults.append(f"id {label.id} of '{label.name}' is the void value")
-        names[label.id] = label.name
-    if background == "real" and labels and labels[0].id != 0:
-        faults.append(f"background is 'real', but the first id is {labels[0].id} instead of 0")
-    return faults
-
-
-def _unknown_keys(table: Mapping[str, Any], known: tuple[str, ...]) -> list[str]:
-    return [
-        f"unknown key '{key}', {registry.suggest(key, known)}" for key in table if key not in known
-    ]
-
-
-def _is_id(value: object, highest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest
+    for path in files:
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if any("\ud800" <= sign <= "\udfff" for sign in path.name):
+            raise DataError(
+                f"{folder} has a file whose name is not UTF-8: {path.name!a}", hint="rename it"
+            )
+        stem = named(path.stem)
+        if stem in found:
+            raise DataError(
+                f"{found[stem].name} and {path.name} in {folder} share {share}",
+                hint="rename one of them",
+            )
+        found[stem] = path
+    return dict(sorted(found.items()))
 
 
 # ------------------------------------------------------------------------------ writing
@@ -280,10 +241,11 @@ def _is_id(value: object, highest: int) -> bool:
 
 def write_folder(
     out: Path,
-    samples: Iterable[tuple[str, str, Image, Mask]],
+    samples: Iterable[tuple[str, str, Image | Path, Mask]],
     *,
     labels: Sequence[Label],
     background: Background = "none",
+    origin: str = "",
     total: int | None = None,
     progress: Progress = SILENT,
 ) -> int:
@@ -291,35 +253,34 @@ def write_folder(
 
     Args:
         out: The folder, made where it is absent; files of the same names are replaced.
-        samples: (split, stem, image, mask), split `train` or `val`.
+        samples: (split, stem, image, mask), the split one of `SPLITS`; an image that is given as
+            a path is copied byte for byte.
         labels: Classes of the masks.
         background: What the first class is.
+        origin: A remark for the first line of classes.toml.
         total: Number of samples, where it is known, for the progress shown.
         progress: Told about every sample.
 
     Returns:
         Number of images written.
+
+    Raises:
+        RunError: The disk is full.
     """
-    for name in ("images", "masks"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    stems: dict[str, list[str]] = {"train": [], "val": []}
-    with progress.task("write", total=total, unit="img") as task:
+    stems: dict[str, list[str]] = {split: [] for split in SPLITS}
+    with disk_may_fill(out), progress.task("write", total=total, unit="img") as task:
+        for name in ("images", "masks"):
+            (out / name).mkdir(parents=True, exist_ok=True)
         for split, stem, image, mask in samples:
-            (out / "images" / f"{stem}.png").write_bytes(encode_png(image))
+            if isinstance(image, Path):
+                shutil.copyfile(image, out / "images" / f"{stem}{image.suffix.lower()}")
+            else:
+                (out / "images" / f"{stem}.png").write_bytes(encode_png(image))
             (out / "masks" / f"{stem}.png").write_bytes(encode_png(mask))
             stems[split].append(stem)
             task.advance()
     for split, listed in stems.items():
         if listed:
             write_atomic(out / f"{split}.txt", "".join(f"{s}\n" for s in listed).encode())
-    write_atomic(out / _TABLE, _table_text(labels, background).encode())
+    write_atomic(out / TABLE, table_text(labels, background, origin=origin).encode())
     return sum(map(len, stems.values()))
-
-
-def _table_text(labels: Sequence[Label], background: Background) -> str:
-    lines = [f'background = "{background}"', f"void = {VOID}"]
-    for label in labels:
-        name = json.dumps(label.name, ensure_ascii=False)  # a JSON string is a TOML string
-        color = ", ".join(map(str, label.color))
-        lines += ["", "[[class]]", f"id = {label.id}", f"name = {name}", f"color = [{color}]"]
-    return "\n".join(lines) + "\n"

@@ -70,6 +70,8 @@ def run_probe(
         return probe(open_dataset(reference), count=count, size=size)
     except (DataError, UsageError, OSError):
         noise = probe(None, count=count, size=size)
+        if not reference.name:
+            return Probe(noise.images, f"{noise.source}, because the run knows no data", real=False)
         gone = f"{noise.source}, because {reference.name} in {reference.root} cannot be read"
         return Probe(noise.images, gone, real=False)
 

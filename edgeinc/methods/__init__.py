@@ -51,12 +51,15 @@ class Method(ABC):
         labels: `new`: images of the step, labelled for its new classes only. `all`: every image
             so far with every label so far (an upper bound that breaks the rules on purpose).
         teacher: Whether it asks the network of the previous step about every batch.
+        prepares: What it trains at step 0 for the steps to come, and what it does instead where
+            step 0 was imported; "" where it needs nothing. Shown when an imported run is extended.
     """
 
     Config: ClassVar[type[Any]]
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real")
     labels: ClassVar[Literal["new", "all"]] = "new"
     teacher: ClassVar[bool] = False
+    prepares: ClassVar[str] = ""
 
     def __init__(self, config: Any, context: StepContext) -> None:
         self.config = config
@@ -86,9 +89,10 @@ def check_background(name: str, background: Background) -> None:
     """Refuse a method in a background mode it is not defined for.
 
     Raises:
-        UsageError: With the methods that work there.
+        UsageError: With the modes it works in, and the methods that work in this one.
     """
-    if background in registry.load("methods", name).backgrounds:
+    modes = registry.load("methods", name).backgrounds
+    if background in modes:
         return
     fitting = [
         other
@@ -96,6 +100,6 @@ def check_background(name: str, background: Background) -> None:
         if background in registry.load("methods", other).backgrounds
     ]
     raise UsageError(
-        f"method '{name}' does not work with background = {background}",
+        f"method '{name}' works with background {' or '.join(modes)}, not {background}",
         hint=f"use one of: {', '.join(fitting)}",
     )

@@ -8,16 +8,20 @@ measured by how far it stays above this one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from edgeinc.methods import Method
 from edgeinc.methods._losses import supervised
 from edgeinc.models import Output
+from edgeinc.schema import Background
 
 
 class Finetune(Method):
     """Cross-entropy on the labelled pixels."""
+
+    backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
 
     @dataclass(frozen=True)
     class Config:

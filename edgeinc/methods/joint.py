@@ -15,10 +15,13 @@ from torch import Tensor
 from edgeinc.methods import Init, Method
 from edgeinc.methods._losses import supervised
 from edgeinc.models import Output
+from edgeinc.schema import Background
 
 
 class Joint(Method):
     """Cross-entropy over all classes and all images."""
+
+    backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
 
     labels: ClassVar[Literal["new", "all"]] = "all"
 

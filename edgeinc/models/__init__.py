@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgeinc import registry
 from edgeinc.errors import UsageError
 from edgeinc.models._head import Head
-from edgeinc.schema import Size
+from edgeinc.schema import IMAGENET, Normalisation, Size
 
 __all__ = ["Head", "Model", "Output", "check_size", "create", "nearest_size"]
 
@@ -44,23 +44,21 @@ class Model(nn.Module, ABC):
     Attributes:
         Config: Frozen dataclass of the constructor's options.
         stride: Height and width must be multiples of it.
-        mean, std: ImageNet statistics per RGB channel, for values of 0 to 255.
+        mean, std: Normalisation per RGB channel, for values of 0 to 255: ImageNet's, or that of
+            the weights a run was imported from (`set_normalisation`).
     """
 
     Config: ClassVar[type[Any]]
     stride: ClassVar[int]
     _mean: Tensor
     _scale: Tensor
-    mean: ClassVar[tuple[float, float, float]] = (123.675, 116.28, 103.53)
-    std: ClassVar[tuple[float, float, float]] = (58.395, 57.12, 57.375)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     def __init__(self) -> None:
         super().__init__()
         self._bn_stats_frozen = False
-        # Buffers so that `.to(device)` moves them; not in the state dict: the class is the source.
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        self.register_buffer("_mean", mean.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_scale", 1 / std.view(1, 3, 1, 1), persistent=False)
+        self.set_normalisation(IMAGENET)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Output:
@@ -69,6 +67,14 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def heads(self) -> tuple[Head, ...]:
         """Every head that grows, the one that decides first."""
+
+    def set_normalisation(self, normalisation: Normalisation) -> None:
+        """Normalise images as the weights expect it."""
+        self.mean, self.std = normalisation
+        # Buffers so that `.to(device)` moves them; not in the state dict: the run is the source.
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        self.register_buffer("_mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_scale", 1 / std.view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB (B, H, W, 3) to float (B, 3, H, W), channels-last in memory.
@@ -121,13 +127,20 @@ class Model(nn.Module, ABC):
         return self
 
 
-def create(name: str, steps: Sequence[int], options: dict[str, Any] | None = None) -> Model:
+def create(
+    name: str,
+    steps: Sequence[int],
+    options: dict[str, Any] | None = None,
+    *,
+    normalisation: Normalisation = IMAGENET,
+) -> Model:
     """Build a model with randomly initialised weights.
 
     Args:
         name: Plug-in name, see `edgeinc ls models`.
         steps: Number of classes added at each step so far, e.g. (3, 2).
         options: Fields of the model's `Config`.
+        normalisation: What the weights that will be loaded expect of an image.
 
     Raises:
         UsageError: No such model or option.
@@ -140,6 +153,7 @@ def create(name: str, steps: Sequence[int], options: dict[str, Any] | None = Non
     model = plugin(steps[0], **asdict(plugin.Config(**(options or {}))))
     for classes in steps[1:]:
         model.grow(classes)
+    model.set_normalisation(normalisation)
     return model
 
 

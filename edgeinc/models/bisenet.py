@@ -3,7 +3,8 @@
 A shallow spatial path keeps detail at 1/8, a ResNet context path sees far at 1/32; attention
 refines the context, a feature fusion module joins both. Two auxiliary outputs on the refined
 context help training only. Built from the paper; the backbone takes ImageNet weights in
-torchvision's key names (`--init`).
+torchvision's key names (`--init`). `fusion` and `align_corners` are where widely used published
+weights differ from the paper; `edgeinc import` sets them by what the file holds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgeinc.models import Head, Model, Output
 from edgeinc.models._resnet import ResNet
 
 Depth = Literal[18, 50, 101]
+Fusion = Literal["paper", "norm"]
 
 
 class ConvBNReLU(nn.Sequential):
@@ -67,19 +69,42 @@ class FeatureFusion(nn.Module):
         return x + x * weight
 
 
+class NormFusion(nn.Module):
+    """As `FeatureFusion`, the channels weighed by one 1x1 convolution and BN."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(inputs, outputs, 1)
+        self.attention = nn.Conv2d(outputs, outputs, 1, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Two maps of one resolution -> (B, C', H, W)."""
+        x = self.conv(torch.cat([spatial, context], 1))
+        return x + x * torch.sigmoid(self.bn(self.attention(global_average(x))))
+
+
 class Classifier(nn.Module):
     """3x3 ConvBNReLU and a growing 1x1 classifier, upsampled to the resolution of the image."""
 
-    def __init__(self, inputs: int, hidden: int, classes: int, upsample: int) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, classes: int, upsample: int, align_corners: bool
+    ) -> None:
         super().__init__()
         self.conv = ConvBNReLU(inputs, hidden)
         self.head = Head(hidden, classes, "conv1x1")
-        self.upsample = upsample
+        self.upsample = float(upsample)
+        self.align_corners = align_corners
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> logits (B, C, h·upsample, w·upsample)."""
         logits = self.head(self.conv(x))
-        return F.interpolate(logits, scale_factor=float(self.upsample), mode="bilinear")
+        return F.interpolate(
+            logits,
+            scale_factor=self.upsample,
+            mode="bilinear",
+            align_corners=self.align_corners,
+        )
 
 
 class BiSeNet(Model):
@@ -94,12 +119,21 @@ class BiSeNet(Model):
         Attributes:
             depth: ResNet of the context path: 18, 50 or 101 layers.
             width: Factor on every channel count; ImageNet weights need 1.
+            fusion: How the fusion module weighs channels. `paper`: squeeze to a quarter, ReLU,
+                excite (figure 2c). `norm`: one 1x1 convolution and BN, as in the weights that
+                are published for CoinCheung's implementation.
+            align_corners: Whether logits are enlarged with the corner pixels' centres aligned,
+                as the older form of that implementation does.
         """
 
         depth: Depth = 18
         width: float = 1.0
+        fusion: Fusion = "paper"
+        align_corners: bool = False
 
-    def __init__(self, classes: int, *, depth: Depth, width: float) -> None:
+    def __init__(
+        self, classes: int, *, depth: Depth, width: float, fusion: Fusion, align_corners: bool
+    ) -> None:
         super().__init__()
         c64, c128, c256 = (max(8, round(width * c)) for c in (64, 128, 256))
         self.spatial = nn.Sequential(
@@ -115,10 +149,11 @@ class BiSeNet(Model):
         self.smooth16 = ConvBNReLU(c128, c128)
         self.smooth32 = ConvBNReLU(c128, c128)
         self.tail = ConvBNReLU(deep32, c128, 1)
-        self.fuse = FeatureFusion(c128 + c128, c256)
-        self.classifier = Classifier(c256, c256, classes, 8)
-        self.aux16 = Classifier(c128, c64, classes, 8)
-        self.aux32 = Classifier(c128, c64, classes, 16)
+        kind = NormFusion if fusion == "norm" else FeatureFusion
+        self.fuse = kind(c128 + c128, c256)
+        self.classifier = Classifier(c256, c256, classes, 8, align_corners)
+        self.aux16 = Classifier(c128, c64, classes, 8, align_corners)
+        self.aux32 = Classifier(c128, c64, classes, 16, align_corners)
 
     def heads(self) -> tuple[Head, ...]:
         """The principal head and the two auxiliary ones."""

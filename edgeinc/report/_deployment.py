@@ -54,7 +54,7 @@ def _figure(bench: BenchResult, evidence: Evidence) -> Html:
     if not shown:
         return absent(
             "No variant was measured for both speed and mIoU.",
-            f"edgeinc bench {evidence.run.path} --data {evidence.newest.data.name}",
+            f"edgeinc bench {evidence.run.path} --data {evidence.newest.data.name or 'NAME'}",
         )
     labels = _labels(shown)
     points = [

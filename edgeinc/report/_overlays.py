@@ -17,7 +17,8 @@ import numpy as np
 
 from edgeinc import draw
 from edgeinc.data import Dataset, Image, open_dataset
-from edgeinc.data._labels import count_pixels, evaluation_table
+from edgeinc.data._index import count_pixels
+from edgeinc.data._labels import evaluation_remap
 from edgeinc.errors import EdgeincError
 from edgeinc.evaluation import predict_native
 from edgeinc.progress import Progress
@@ -91,19 +92,20 @@ def _open(evidence: Evidence, step: StepInfo) -> Session:
 def _choose(data: Dataset, step: StepInfo, progress: Progress) -> list[str]:
     """From each part of the split, the image with the most pixels of the step's new classes."""
     ids = data.ids(_SPLIT)
-    table = evaluation_table(data, step.table)
-    new = np.isin(table, [c.id for c in step.table.of_step(step.index)])
-    counts = count_pixels(data, ids, progress=progress)[:, new].sum(1)
+    remap = evaluation_remap(data, step.table)
+    new = [c.id for c in step.table.of_step(step.index)]
+    counts = count_pixels(data, ids, progress=progress)
+    shown = [row[np.isin(remap(i), new)].sum() for i, row in zip(ids, counts, strict=True)]
     parts = np.array_split(np.arange(len(ids)), min(_IMAGES, len(ids)))
-    best = [int(part[np.argmax(counts[part])]) for part in parts]
-    return [ids[i] for i in best if counts[i]]
+    best = [max(part.tolist(), key=shown.__getitem__) for part in parts]
+    return [ids[i] for i in best if shown[i]]
 
 
 def _row(
     data: Dataset, image_id: str, table: ClassTable, sessions: Sequence[Session]
 ) -> tuple[Panel, ...]:
     image = data.image(image_id)
-    truth = evaluation_table(data, table)[data.mask(image_id)]
+    truth = evaluation_remap(data, table)(image_id)[data.mask(image_id)]
     colors = draw.palette(table.classes)
     pictures = [("input", image), ("truth", draw.overlay(image, truth, colors, alpha=_ALPHA))]
     names = [f"step {sessions[0].step}"] if len(sessions) == 1 else ["before", "after"]

@@ -78,6 +78,24 @@ class Session(ABC):
             UsageError: The images have another shape or type.
         """
 
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Scores of every class for a batch: `run` answers with the highest.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, H and W equal to `size`.
+
+        Returns:
+            (N, C, H, W) float32.
+
+        Raises:
+            MissingError: What was opened gives nothing but its decision.
+            UsageError: The images have another shape or type.
+        """
+        raise MissingError(
+            f"{self.path} decides inside its graph and gives no logits",
+            hint="evaluate the run instead: edgeinc eval RUN --per-task",
+        )
+
     def close(self) -> None:
         """Release what the session holds."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from edgeinc import host
 from edgeinc.errors import MissingError
 from edgeinc.runs import open_run
 from edgeinc.runtimes import Availability, Runtime, Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Torch(Runtime):
@@ -59,7 +63,8 @@ class TorchSession(Session):
         run = open_run(path.parent)
         step = run.step(int(path.name.removeprefix("step-")))
         counts = [len(step.table.of_step(i)) for i in range(step.index + 1)]
-        model = create(run.info.model, counts, run.info.model_options)
+        options, normalisation = run.info.model_options, run.info.normalisation
+        model = create(run.info.model, counts, options, normalisation=normalisation)
         model.load_state_dict(load_file(run.weights(step.index)))
         self.device = torch.device(pick_device(device))
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -72,14 +77,25 @@ class TorchSession(Session):
         """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids by argmax of the logits."""
         import torch
 
+        return self._computed(images, lambda logits: logits.argmax(1).to(torch.uint8))
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Scores of every class, (N, C, H, W) float32, at the size of the images."""
+        return self._computed(images, lambda logits: logits.float())
+
+    def _computed(
+        self, images: npt.NDArray[np.uint8], made: Callable[[Tensor], Tensor]
+    ) -> npt.NDArray[Any]:
+        """What is made of the network's logits for a batch."""
+        import torch
+
         self.check(images)
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self.device)
-                logits = self.model(self.model.normalise(batch)).logits
-                return logits.argmax(1).to(torch.uint8).cpu().numpy()
+                return made(self.model(self.model.normalise(batch)).logits).cpu().numpy()
         finally:
             torch.set_num_threads(before)
 

@@ -49,6 +49,8 @@ def run_step(
         run.discard(plan.info.index)
         info = replace(plan.info, status="running")
         run.write_step(info)
+    if plan.held_out:
+        run.write_held_out(info.index, plan.held_out)
     model, teacher = build(run, plan)
     announce(plan, progress)
     context = StepContext(
@@ -107,7 +109,7 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.settings.seed + 7919 * info.index)  # not the dropout's numbers
         if fresh:
-            model = create(run.info.model, counts, run.info.model_options)
+            model = _network(run, counts)
             if plan.settings.init:
                 model.load_backbone(read_weights(Path(plan.settings.init)))
         else:
@@ -123,9 +125,14 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
 
 
 def _restore(run: Run, counts: Sequence[int]) -> Model:
-    model = create(run.info.model, counts, run.info.model_options)
+    model = _network(run, counts)
     model.load_state_dict(load_file(run.weights(len(counts) - 1)))
     return model
+
+
+def _network(run: Run, counts: Sequence[int]) -> Model:
+    info = run.info
+    return create(info.model, counts, info.model_options, normalisation=info.normalisation)
 
 
 def score(run: Run, plan: StepPlan, progress: Progress) -> EvalResult | None:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,27 @@ import torch
 from edgeinc import config, host, registry
 from edgeinc.config import Layer, TrainSettings
 from edgeinc.data import Dataset
-from edgeinc.data._labels import Counts, Table, count_pixels, remap_table
-from edgeinc.data._scenario import candidates, overlapped
+from edgeinc.data._conventions import load_convention
+from edgeinc.data._index import Counts
+from edgeinc.data._labels import Remap, training_remap
+from edgeinc.data._select import held_out, read_index, training_images
 from edgeinc.errors import DataError, MissingError, UsageError
 from edgeinc.methods import check_background
 from edgeinc.models import create
 from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runtimes.torch import pick_device
-from edgeinc.schema import ClassTable, RunInfo, Scenario, ScenarioStep, Setting, StepInfo
+from edgeinc.schema import (
+    IMPORT,
+    ClassTable,
+    RunInfo,
+    Scenario,
+    ScenarioStep,
+    Setting,
+    StepInfo,
+)
 
-NOT_INHERITED = ("limit",)
+NOT_INHERITED = ("limit", "index")
 """Settings that speak of one step's images and do not pass to the next step."""
 
 
@@ -44,8 +54,9 @@ class StepPlan:
         settings: Resolved settings.
         dataset: Where the images are.
         images: Ids of the step's images.
+        held_out: Ids of its images that are kept out of training.
         remap: Dataset ids to ids of the network, hidden classes removed.
-        counts: Pixels per dataset id in those images.
+        counts: Pixels per dataset id in the images.
         device, precision: What `auto` came out as.
         parent: The previous step, None at step 0.
     """
@@ -54,7 +65,8 @@ class StepPlan:
     settings: TrainSettings
     dataset: Dataset
     images: tuple[str, ...]
-    remap: Table
+    held_out: tuple[str, ...]
+    remap: Remap
     counts: Counts
     device: torch.device
     precision: str
@@ -108,18 +120,25 @@ def plan_step(
     settings, sources = config.resolve(TrainSettings, layers)
     plugin = registry.load("methods", method)
     check_background(method, table.background)
+    if parent is not None and parent.method == IMPORT and plugin.prepares:
+        progress.message(
+            f"method '{method}' could not prepare: step 0 was imported; {plugin.prepares}"
+        )
     options, _ = config.resolve(plugin.Config, layers, table="method")
     if settings.init and (parent is None or plugin.init(options) == "fresh"):
         # Tried here, where nothing is written yet; the network of the step is built later.
         create(run.model, [1], run.model_options).load_backbone(read_weights(Path(settings.init)))
     device = torch.device(pick_device(settings.device))
     precision = pick_precision(settings.precision, device)
+    rules = load_convention(settings.convention, dataset=dataset.ref.name)
+    scenario = scenario_of(run.scenario, table, dataset, settings)
     every = plugin.labels == "all"
-    images, counts = select_images(
-        dataset, run.scenario, table, every=every, limit=settings.limit, progress=progress
-    )
+    found, counts = select_images(dataset, scenario, table, every=every, progress=progress)
+    images, counts, kept_out = _hold_out(dataset, found, counts, settings)
     step = table.last_step
-    visible = table.names if every else [c.name for c in table.of_step(step)]
+    visible = table.names
+    if not every and scenario.labels == "new-only":
+        visible = tuple(c.name for c in table.of_step(step))
     info = StepInfo(
         index=step,
         status="planned",
@@ -138,8 +157,18 @@ def plan_step(
         iterations=iterations(len(images), settings),
         parent_sha256=parent.weights_sha256 if parent else "",
     )
-    remap = remap_table(dataset, table, visible)
-    return StepPlan(info, settings, dataset, images, remap, counts, device, precision, parent)
+    return StepPlan(
+        info=info,
+        settings=settings,
+        dataset=dataset,
+        images=images,
+        held_out=kept_out,
+        remap=training_remap(dataset, table, visible, train_void=rules.train_void),
+        counts=counts,
+        device=device,
+        precision=precision,
+        parent=parent,
+    )
 
 
 def iterations(images: int, settings: TrainSettings) -> int:
@@ -148,36 +177,74 @@ def iterations(images: int, settings: TrainSettings) -> int:
     return max(1, batches // settings.accumulate) * settings.epochs
 
 
+def scenario_of(
+    planned: Scenario | None, table: ClassTable, dataset: Dataset, settings: TrainSettings
+) -> Scenario:
+    """The plan with the settings' own choices; a plan of the classes so far where there is none.
+
+    What the data labels beside them comes after: that is what `disjoint` keeps out.
+
+    Raises:
+        UsageError, DataError: The index file cannot be used.
+    """
+    scenario = planned
+    if scenario is None:
+        names = [tuple(c.name for c in table.of_step(i)) for i in range(table.last_step + 1)]
+        if table.background != "none":
+            names[0] = names[0][1:]
+        known = {name for step in names for name in step}
+        things = dataset.labels[dataset.background == "real" :]
+        later = tuple(label.name for label in things if label.name not in known)
+        steps = [*names, later] if later else names
+        scenario = Scenario("", tuple(ScenarioStep(each) for each in steps))
+    if settings.index:
+        ids = read_index(Path(settings.index), dataset)
+        plans = list(scenario.steps)
+        plans[table.last_step] = ScenarioStep(plans[table.last_step].classes, images=ids)
+        scenario = replace(scenario, steps=tuple(plans))
+        if settings.selection == "auto":
+            scenario = replace(scenario, selection="listed")
+    if settings.selection != "auto":
+        scenario = replace(scenario, selection=settings.selection)
+    if settings.labels != "auto":
+        scenario = replace(scenario, labels=settings.labels)
+    return scenario
+
+
 def select_images(
-    dataset: Dataset,
-    scenario: Scenario | None,
-    table: ClassTable,
-    *,
-    every: bool,
-    limit: int | None,
-    progress: Progress,
+    dataset: Dataset, scenario: Scenario, table: ClassTable, *, every: bool, progress: Progress
 ) -> tuple[tuple[str, ...], Counts]:
     """The images of the newest step in `table`, and what they show.
 
-    A scenario that names parts or images is taken at its word; otherwise every image that shows a
-    class of the step is taken (overlapped). With `every`, those of all steps so far.
+    With `every`, those of all steps so far.
 
     Raises:
         UsageError: The scenario does not fit the dataset.
         DataError: No pixel of a class of the step.
     """
     last = table.last_step
-    steps = range(last + 1) if every else [last]
-    names = {i: tuple(c.name for c in table.of_step(i)) for i in steps}
-    plans = {i: scenario.steps[i] if scenario else ScenarioStep(names[i]) for i in steps}
-    listed = {i: candidates(dataset, plan) for i, plan in plans.items()}
-    ids = tuple(dict.fromkeys(image for step in listed.values() for image in step))
-    counts = count_pixels(dataset, ids, progress=progress)
-    wanted = [n for i in steps for n in names[i]]
-    showing, showing_counts = overlapped(dataset, ids, counts, wanted)
-    if all(plan.part or plan.images for plan in plans.values()):
-        return ids[:limit], counts[:limit]
-    return showing[:limit], showing_counts[:limit]
+    if not every:
+        return training_images(dataset, scenario, last, progress=progress)
+    found: dict[str, Any] = {}
+    for step in range(last + 1):
+        ids, counts = training_images(dataset, scenario, step, progress=progress)
+        found.update(zip(ids, counts, strict=True))
+    return tuple(found), np.stack(list(found.values()))
+
+
+def _hold_out(
+    dataset: Dataset, ids: tuple[str, ...], counts: Counts, settings: TrainSettings
+) -> tuple[tuple[str, ...], Counts, tuple[str, ...]]:
+    """Images to train on with their counts, and images kept out; the limit cuts both."""
+    out = np.array([held_out(dataset, i, settings.hold_out) for i in ids])
+    if out.all():
+        raise DataError(
+            f"hold-out {settings.hold_out:g} leaves none of {len(ids)} images to train on",
+            hint="use a smaller --hold-out, or more images",
+        )
+    kept = tuple(i for i, o in zip(ids, out, strict=True) if o)
+    used = tuple(i for i, o in zip(ids, out, strict=True) if not o)
+    return used[: settings.limit], counts[~out][: settings.limit], kept[: settings.limit]
 
 
 def class_weights(plan: StepPlan) -> torch.Tensor | None:
@@ -189,7 +256,8 @@ def class_weights(plan: StepPlan) -> torch.Tensor | None:
     if kind == "none":
         return None
     pixels = np.zeros(256, np.int64)
-    np.add.at(pixels, plan.remap, plan.counts.sum(0))
+    for image_id, counts in zip(plan.images, plan.counts, strict=True):
+        np.add.at(pixels, plan.remap(image_id), counts)
     share = pixels[: len(plan.info.classes)] / max(1, pixels[: len(plan.info.classes)].sum())
     if kind == "log":
         weights = [1 / math.log(1.1 + p) if p else 1.0 for p in share]
@@ -248,8 +316,9 @@ def command_line(verb: str, values: Mapping[str, Any], layers: Sequence[Layer]) 
     for key, value in values.items():
         if value is None or value == () or value == []:
             continue
-        words += [] if key == "run" and verb == "extend" else [f"--{key.replace('_', '-')}"]
-        words.append(_text(value))
+        flag = [] if key == "run" and verb == "extend" else [f"--{key.replace('_', '-')}"]
+        for each in value if isinstance(value, list) else [value]:
+            words += [*flag, _text(each)]
     given = {k: v for layer in layers for k, v in layer.values.items()}
     for key, value in given.items():
         if isinstance(value, Mapping):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,10 @@ DEFAULT_METHOD = "cil"
 
 
 def train(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     classes: Sequence[str] | None = None,
+    background: str | None = None,
     model: str = "erfnet",
     size: Size | None = None,
     scenario: str | None = None,
@@ -79,13 +80,20 @@ def train(
     class_weights: str | None = None,
     freeze_bn_stats: bool | None = None,
     freeze_bn_affine: bool | None = None,
+    selection: str | None = None,
+    labels: str | None = None,
+    index: str | None = None,
+    hold_out: float | None = None,
+    convention: str | None = None,
     limit: int | None = None,
 ) -> LearnResult:
     """Train the base network of a new run: its step 0.
 
     Args:
-        data: Name or path of a dataset.
+        data: Name or path of a dataset, or several whose images are joined.
         classes: Classes in the order of their ids; None for all, or for those of the scenario.
+        background: What id 0 is: `none`, `real`, or `virtual`, a class added for everything else;
+            None takes the scenario's, else what the data has.
         model: Name of the network.
         size: (height, width) of its input; None takes the dataset's default, or the nearest to
             it that the network can divide.
@@ -100,7 +108,8 @@ def train(
         progress: Told about every stretch of work.
         init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
             threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
-            freeze_bn_affine, limit: See `edgeinc.config.TrainSettings`; None means not given.
+            freeze_bn_affine, selection, labels, index, hold_out, convention, limit: See
+            `edgeinc.config.TrainSettings`; None means not given.
 
     Raises:
         UsageError: Something asked for does not exist or does not fit.
@@ -112,8 +121,10 @@ def train(
     """
     flags = _settings_of(locals())
     layers = gather_layers(_paths(config), sets, flags)
-    dataset = open_dataset(data, data_root=data_root)
-    plan_of_steps = load_scenario(scenario) if scenario else None
+    dataset = open_dataset(data, data_root=data_root, progress=progress)
+    plan_of_steps = load_scenario(scenario, dataset=dataset.ref.name) if scenario else None
+    if plan_of_steps is not None:
+        background = background or plan_of_steps.background
     names = _scenario_classes(plan_of_steps, 0, classes)
     height, width = size or nearest_size(model, dataset.default_size)
     check_size(model, (height, width))
@@ -128,9 +139,10 @@ def train(
     elif not dry_run:
         check_free(path, overwrite=overwrite)  # before the masks of a large dataset are read
     words = {
-        "data": os.fspath(data),
+        "data": _listed(data),
         "data_root": data_root,
         "classes": classes,
+        "background": background,
         "model": model,
         "size": info.size,
         "scenario": scenario,
@@ -139,7 +151,7 @@ def train(
     plan = plan_step(
         run=info,
         method=BASE_METHOD,
-        table=first_table(dataset, names),
+        table=first_table(dataset, names, background),
         dataset=dataset,
         layers=layers,
         parent=None,
@@ -159,7 +171,7 @@ def extend(
     *,
     new_classes: Sequence[str] | None = None,
     method: str | None = None,
-    data: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     all_steps: bool = False,
     scenario: str | None = None,
     resume: bool = False,
@@ -186,6 +198,11 @@ def extend(
     class_weights: str | None = None,
     freeze_bn_stats: bool | None = None,
     freeze_bn_affine: bool | None = None,
+    selection: str | None = None,
+    labels: str | None = None,
+    index: str | None = None,
+    hold_out: float | None = None,
+    convention: str | None = None,
     limit: int | None = None,
 ) -> LearnResult:
     """Teach a run's network new classes: its next step, or every step left of its scenario.
@@ -194,8 +211,8 @@ def extend(
         run: Folder of the run.
         new_classes: Classes to add; None takes those of the scenario's next step.
         method: Name of the method; None takes that of the last extension, else CIL.
-        data: New images; None takes the run's dataset, cut to the images that show the new classes
-            and to their labels.
+        data: New images, from one dataset or several; None takes the run's dataset, cut to the
+            images that show the new classes and to their labels.
         all_steps: Run every step left of the scenario.
         scenario: Preset or TOML file, for a run that was trained without one.
         resume: Continue an interrupted step.
@@ -207,8 +224,9 @@ def extend(
         progress: Told about every stretch of work.
         init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
             threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
-            freeze_bn_affine, limit: See `edgeinc.config.TrainSettings`; None takes what the
-            previous step was trained with (but `limit`).
+            freeze_bn_affine, selection, labels, index, hold_out, convention, limit: See
+            `edgeinc.config.TrainSettings`; None takes what the previous step was trained with
+            (but for `limit` and `index`).
 
     Raises:
         UsageError: Something asked for does not exist or does not fit.
@@ -242,6 +260,7 @@ def extend(
             if plan_of_steps is not None and scenario and folder.info.scenario is None:
                 info = replace(folder.info, scenario=plan_of_steps)
                 write_atomic(folder.path / "run.json", to_json(info).encode())
+                folder.info = info
             step, score = run_step(
                 folder, plan, resume=resume, overwrite=overwrite, progress=progress
             )
@@ -259,7 +278,7 @@ def _plan_extension(
     *,
     names: Sequence[str] | None,
     method: str | None,
-    data: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     data_root: str | os.PathLike[str] | None,
     layers: Sequence[Layer],
     progress: Progress,
@@ -272,9 +291,10 @@ def _plan_extension(
         raise UsageError("no new class was named", hint="add --new-classes a,b or --scenario NAME")
     if any("model" in layer.values for layer in layers):
         raise UsageError("the network's options are fixed by step 0", hint="drop --set model.*")
-    dataset = open_dataset(data or folder.step(0).data, data_root=data_root)
+    dataset = open_dataset(data or folder.step(0).data, data_root=data_root, progress=progress)
     method = method or (parent.method if parent.index else DEFAULT_METHOD)
-    words = {"run": folder.path, "new_classes": names, "method": method, "data": data}
+    words = {"run": folder.path, "new_classes": names, "method": method}
+    words["data"] = None if data is None else _listed(data)
     words |= {"data_root": data_root}
     return plan_step(
         run=replace(folder.info, scenario=scenario),
@@ -293,13 +313,14 @@ def _adopt_scenario(run: Run, name: str | None) -> Scenario | None:
     own = run.info.scenario
     if name is None:
         return own
-    given = load_scenario(name)
+    given = load_scenario(name, dataset=run.step(0).data.name)
     if own is not None and own != given:
         raise UsageError(
             f"{run.path} follows scenario '{own.name}', not '{given.name}'", hint="drop --scenario"
         )
+    background = {c.name for c in run.step(0).classes[:1] if run.step(0).background != "none"}
     for done, planned in zip(run.steps, given.steps, strict=False):
-        if set(done.new_classes) != set(planned.classes):
+        if {*done.new_classes} - background != {*planned.classes}:
             raise UsageError(
                 f"step {done.index} of {run.path} has classes {', '.join(done.new_classes)}, "
                 f"scenario '{given.name}' plans {', '.join(planned.classes)}",
@@ -320,6 +341,11 @@ def _scenario_classes(
             hint="extend with --new-classes and --data, or start a new run",
         )
     planned = scenario.steps[index].classes
+    if not planned:
+        raise UsageError(
+            f"scenario '{scenario.name}' adds no class at step {index}, only images",
+            hint="edgeinc adds classes; `edgeinc data split` lists what such a plan contains",
+        )
     if names is not None and set(names) != set(planned):
         raise UsageError(
             f"scenario '{scenario.name}' plans {', '.join(planned)} for step {index}, "
@@ -336,13 +362,23 @@ def _model_options(model: str, layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def _check_same_run(run: Run, info: RunInfo) -> None:
+    config = registry.load("models", run.info.model).Config
+    # A run that was begun before an option existed has its default.
+    begun = replace(run.info, model_options=asdict(config(**run.info.model_options)))
     for name in ("model", "model_options", "size", "scenario"):
-        old, new = getattr(run.info, name), getattr(info, name)
+        old, new = getattr(begun, name), getattr(info, name)
         if old != new:
             raise UsageError(
                 f"{run.path} has {name} {old}, not {new}",
                 hint="repeat the first command with --resume added, or choose another --run",
             )
+
+
+def _listed(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The names or paths of data as they were given, one for each --data."""
+    if isinstance(data, (str, os.PathLike)):
+        return [os.fspath(data)]
+    return [os.fspath(each) for each in data]
 
 
 def _settings_of(arguments: dict[str, Any]) -> dict[str, Any]:

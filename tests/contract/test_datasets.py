@@ -1,5 +1,6 @@
 """What every data set plug-in promises. A new format adds a tiny copy of itself to `COPIES`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,10 +42,123 @@ def _folder(root: Path) -> None:
         cv2.imwrite(str(root / "masks" / f"{i}.png"), mask)
 
 
+def _voc(root: Path) -> None:
+    lists = root / "ImageSets" / "Segmentation"
+    for folder in (lists, root / "JPEGImages", root / "SegmentationClassAug"):
+        folder.mkdir(parents=True)
+    mask = np.arange(24 * 32, dtype=np.int64).reshape(24, 32) % 22
+    mask[mask == 21] = VOID
+    for name, stems in (("train_aug", ("2007_1", "2007_2")), ("val", ("2007_3",))):
+        (lists / f"{name}.txt").write_text("\n".join(stems))
+        for stem in stems:
+            image = np.full((24, 32, 3), 90, np.uint8)
+            cv2.imwrite(str(root / "JPEGImages" / f"{stem}.jpg"), image)
+            path = root / "SegmentationClassAug" / f"{stem}.png"
+            cv2.imwrite(str(path), mask.astype(np.uint8))
+
+
+def _cityscapes(root: Path) -> None:
+    mask = (np.arange(24 * 32, dtype=np.int64).reshape(24, 32) % 34).astype(np.uint8)
+    for place in ("train/ulm/ulm_000000", "train/ulm/ulm_000001", "val/lindau/lindau_000000"):
+        image_path = root / "leftImg8bit" / f"{place}_000019_leftImg8bit.png"
+        mask_path = root / "gtFine" / f"{place}_000019_gtFine_labelIds.png"
+        for path, pixels in ((image_path, np.full((24, 32, 3), 90, np.uint8)), (mask_path, mask)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), pixels)
+
+
+def _ade20k(root: Path) -> None:
+    mask = (np.arange(24 * 32, dtype=np.int64).reshape(24, 32) % 151).astype(np.uint8)
+    for place in ("training/ADE_train_1", "training/ADE_train_2", "validation/ADE_val_1"):
+        image_path = root / "images" / f"{place}.jpg"
+        mask_path = root / "annotations" / f"{place}.png"
+        for path, pixels in ((image_path, np.full((24, 32, 3), 90, np.uint8)), (mask_path, mask)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), pixels)
+
+
+def _camvid32(root: Path) -> None:
+    for folder in ("701_StillsRaw_full", "LabeledApproved_full"):
+        (root / folder).mkdir(parents=True)
+    road_and_void = np.where(np.eye(24, 32)[..., None] > 0, (128, 64, 128), (0, 0, 0))
+    for stem in ("0001TP_006690", "0016E5_07959", "Seq05VD_f00000"):
+        image = np.full((24, 32, 3), 90, np.uint8)
+        cv2.imwrite(str(root / "701_StillsRaw_full" / f"{stem}.png"), image)
+        path = root / "LabeledApproved_full" / f"{stem}_L.png"
+        cv2.imwrite(str(path), road_and_void.astype(np.uint8))
+
+
+def _coco(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        names = [f"{split} {i}.png" for i in range(3)]
+        for name in names:
+            cv2.imwrite(str(root / "images" / split / name), np.full((24, 32, 3), 90, np.uint8))
+        content = {
+            "images": [
+                {"id": i, "file_name": name, "width": 32, "height": 24}
+                for i, name in enumerate(names)
+            ],
+            "categories": [{"id": 3, "name": "bus"}, {"id": 90, "name": "car"}],
+            "annotations": [
+                {
+                    "id": 10 * i + category,
+                    "image_id": i,
+                    "category_id": category,
+                    "segmentation": [[category / 9, 2, 20, 2, 20, 20]],
+                    "iscrowd": 0,
+                }
+                for i in range(3)
+                for category in (3, 90)
+            ],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def _cvat(root: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    (root / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0::\n"
+    )
+    for split in ("train", "val"):
+        names = [f"{split} {i}" for i in range(3)]
+        for name in names:
+            image, mask = np.full((24, 32, 3), 90, np.uint8), np.zeros((24, 32, 3), np.uint8)
+            mask[4:9, 7:] = (0, 0, 128)
+            cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)
+            cv2.imwrite(str(root / "SegmentationClass" / f"{name}.png"), mask)
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+
+
+def _labelme(root: Path) -> None:
+    root.mkdir(parents=True)
+    for i in range(20):
+        cv2.imwrite(str(root / f"{i}.png"), np.full((24, 32, 3), i, np.uint8))
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": [{"label": "car", "points": [[1, 1], [9, 1], [9, 7]], "shape_type": None}],
+            "imagePath": f"{i}.png",
+            "imageData": None,
+            "imageHeight": 24,
+            "imageWidth": 32,
+        }
+        (root / f"{i}.json").write_text(json.dumps(content))
+
+
 COPIES: dict[str, Callable[[Path], None]] = {
+    "ade20k": _ade20k,
     "camvid": _camvid,
+    "camvid32": _camvid32,
+    "cityscapes": _cityscapes,
+    "coco": _coco,
+    "cvat": _cvat,
     "folder": _folder,
+    "labelme": _labelme,
     "streets": lambda root: None,
+    "voc": _voc,
 }
 
 

@@ -178,6 +178,18 @@ def test_a_batch_is_segmented_image_by_image(artifact, plugin):
         assert session.run(batch[:0]).shape == (0, *SIZE)
 
 
+def test_what_it_decides_is_the_highest_of_its_logits_if_it_gives_them(artifact, plugin):
+    batch = images()
+    with plugin.open(artifact, device="cpu", threads=1) as session:
+        if type(session).logits is Session.logits:
+            with pytest.raises(MissingError, match=artifact.name):
+                session.logits(batch)
+            return
+        logits = session.logits(batch)
+        assert (logits.dtype, logits.shape) == (np.float32, (3, len(TABLE.classes), *SIZE))
+        assert np.array_equal(logits.argmax(1), session.run(batch))
+
+
 def test_results_stay_what_they_are_when_more_is_run(artifact, plugin):
     with plugin.open(artifact, device="cpu", threads=1) as session:
         first = session.run(images(1, seed=1))

@@ -1,0 +1,283 @@
+"""One evaluator over a session: a trained step and any exported file are scored by this code.
+
+Rules: images are brought to the session's size, its ids are resized back by nearest neighbour to
+the grid that pixels are compared on, every mask's own size unless told otherwise; one confusion
+matrix is pooled over all images; void does not count; the decision is joint over every class. What
+classes the network has not learned count as, which images are scored and which mean is the headline
+is the convention's. Memory does not grow with the number of images.
+
+    result = evaluate("runs/camvid-erfnet", convention="mib")
+    result.miou.all_without_background
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+
+from edgeinc.data import Data, Dataset, Image, Mask, open_dataset
+from edgeinc.data._augment import resize_image, resize_mask
+from edgeinc.data._conventions import load_convention
+from edgeinc.data._files import read_pair
+from edgeinc.data._index import count_pixels
+from edgeinc.data._labels import Remap, evaluation_remap
+from edgeinc.errors import UsageError
+from edgeinc.evaluation._counts import Counts
+from edgeinc.evaluation._grid import Grid, load_grid
+from edgeinc.evaluation._history import gates, recorded, with_history
+from edgeinc.evaluation._scores import (
+    absent_classes,
+    class_scores,
+    group_means,
+    hiou,
+    iou,
+    task_scores,
+    union_scores,
+)
+from edgeinc.evaluation._table import check_writable, write_table
+from edgeinc.progress import SILENT, Progress
+from edgeinc.runs import Run, open_run
+from edgeinc.runtimes import Session, open_artifact
+from edgeinc.schema import (
+    ClassTable,
+    Convention,
+    DataRef,
+    EvalResult,
+)
+
+__all__ = ["evaluate", "group_means", "predict_native", "score_session"]
+
+_AHEAD = 8
+
+
+def evaluate(
+    target: str | os.PathLike[str],
+    *,
+    step: int | Literal["all"] | None = None,
+    data: Data | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    split: str = "val",
+    limit: int | None = None,
+    convention: str = "default",
+    eval_size: str | None = None,
+    per_task: bool = False,
+    ignore_background: bool = False,
+    min_miou: float | None = None,
+    max_drop: float | None = None,
+    csv: str | os.PathLike[str] | None = None,
+    runtime: str | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    progress: Progress = SILENT,
+) -> EvalResult:
+    """Score a run or an exported file.
+
+    Args:
+        target: A run, `RUN/step-N`, or an exported file.
+        step: Step of a run, None for the newest; "all" scores every step and puts the earlier
+            ones into `history`.
+        data: Name or path of a dataset, or several that are joined; None takes the run's, also for
+            a file in RUN/export.
+        data_root: Where named datasets lie.
+        split: Split to score on.
+        limit: Look at the first N images only.
+        convention: Rules of scoring, see `edgeinc ls conventions`.
+        eval_size: Where pixels are compared: `full`, `center512` or HxW; None takes the
+            convention's.
+        per_task: Also score the classes of each step among themselves, and those of the steps up
+            to each one. Needs logits, which an exported file does not give.
+        ignore_background: Also score with a virtual background never decided for. Needs logits.
+        min_miou: Gate: the mean that the convention prints as its mIoU of all classes, percent.
+        max_drop: Gate: mean loss of IoU of the older classes since each one's own step, points.
+        csv: File to write one line per class to.
+        runtime: Name of the runtime; None takes the one that opens the target.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Threads to compute with; 0 takes every core.
+        progress: Told about every image.
+
+    Returns:
+        The scores; `gates` names every gate that was not met.
+
+    Raises:
+        UsageError: The target, split, step, convention or size does not exist, no data is known,
+            or the file for the classes cannot be written.
+        DataError: An image or mask cannot be read.
+        MissingError: The runtime or device is not here, or logits are needed and not given.
+    """
+    path = Path(target)
+    if not path.exists():
+        raise UsageError(f"no such run or artifact: {path}", hint="check the path")
+    if csv is not None:
+        check_writable(Path(csv))
+    run = _run_of(path)
+    if data is None and run is None:
+        raise UsageError(f"{path} does not say which data to score on", hint="add --data NAME|PATH")
+    source = data if data is not None else _data_of(run)  # type: ignore[arg-type]
+    dataset = open_dataset(source, data_root=data_root, progress=progress)
+    steps: list[int | None] = [step if step != "all" else None]
+    if step == "all":
+        if run is None or path != run.path:
+            raise UsageError(f"{path} is not a run and has one step", hint="drop --step all")
+        steps = [s.index for s in run.steps]
+    results: list[EvalResult] = []
+    for index in steps:
+        with open_artifact(
+            path, step=index, runtime=runtime, device=device, threads=threads
+        ) as session:
+            results.append(
+                score_session(
+                    session,
+                    dataset,
+                    split=split,
+                    limit=limit,
+                    convention=convention,
+                    eval_size=eval_size,
+                    per_task=per_task,
+                    ignore_background=ignore_background,
+                    progress=progress,
+                )
+            )
+    past = results[:-1] if step == "all" else recorded(run, results[-1])
+    result = with_history(replace(results[-1], source=str(path)), past)
+    if csv is not None:
+        write_table(result, Path(csv))
+    rules = load_convention(convention, dataset=dataset.ref.name)
+    return replace(result, gates=gates(result, rules, min_miou=min_miou, max_drop=max_drop))
+
+
+def score_session(
+    session: Session,
+    dataset: Dataset,
+    *,
+    split: str = "val",
+    limit: int | None = None,
+    convention: str = "default",
+    eval_size: str | None = None,
+    per_task: bool = False,
+    ignore_background: bool = False,
+    progress: Progress = SILENT,
+) -> EvalResult:
+    """Score an opened session on a split, without history or gates; arguments as for `evaluate`.
+
+    Raises:
+        UsageError: No such split, convention or size, the data has none of the network's classes,
+            no image shows one, or there is no virtual background to ignore.
+        DataError: An image or mask cannot be read.
+        MissingError: Logits are needed and the session gives none.
+    """
+    rules = load_convention(convention, dataset=dataset.ref.name)
+    grid = load_grid(eval_size or rules.eval_size)
+    table = session.table
+    if ignore_background and table.background != "virtual":
+        raise UsageError(
+            f"{session.path} has no virtual background to ignore: its background is "
+            f"'{table.background}'",
+            hint="drop --ignore-background",
+        )
+    ids = _scored_images(dataset, dataset.ids(split)[:limit], table, rules, progress)
+    remap = evaluation_remap(dataset, table, convention=rules)
+    counts = Counts(session, per_task=per_task, ignore_background=ignore_background)
+    with progress.task(f"score step {session.step}", len(ids), "img") as task:
+        for image, truth in _read_ahead(dataset, ids, grid, remap, session):
+            counts.add(image, truth)
+            task.advance()
+    joint, ignoring = counts.joint, counts.ignoring
+    miou = group_means(table, iou(table, joint), absent=rules.absent)
+    return EvalResult(
+        source=str(session.path),
+        step=session.step,
+        runtime=session.runtime,
+        artifact_sha256=session.sha256,
+        data=dataset.ref,
+        split=split,
+        images=len(ids),
+        grid=grid.words,
+        miou=miou,
+        hiou=hiou(miou, rules),
+        classes=class_scores(table, joint),
+        tasks=task_scores(table, counts, rules.absent),
+        absent=absent_classes(table, joint),
+        limit=limit,
+        convention=rules.name,
+        unions=union_scores(table, counts, rules.absent),
+        miou_ignoring_background=group_means(
+            table, iou(table, ignoring.matrix), absent=rules.absent
+        )
+        if ignoring
+        else None,
+    )
+
+
+def predict_native(session: Session, image: Image) -> Mask:
+    """Class ids (H, W) for one image of any size, at the image's own size."""
+    ids = session.run(resize_image(image, session.size)[None])[0]
+    height, width = image.shape[:2]
+    return resize_mask(ids, (height, width))
+
+
+def _scored_images(
+    dataset: Dataset, ids: Sequence[str], table: ClassTable, rules: Convention, progress: Progress
+) -> Sequence[str]:
+    """The images that the convention scores.
+
+    Raises:
+        UsageError: The data has none of the network's classes, or no image shows one.
+    """
+    names = [c.name for c in table.classes if c.id or table.background == "none"]
+    columns = [label.id for label in dataset.labels if label.name in names]
+    if not columns:
+        raise UsageError(
+            f"{dataset.root} has none of the classes {', '.join(names)}",
+            hint="give other --data",
+        )
+    if rules.test_images == "all":
+        return ids
+    counts = count_pixels(dataset, ids, progress=progress)
+    shown = [i for i, pixels in zip(ids, counts, strict=True) if pixels[columns].any()]
+    if not shown:
+        raise UsageError(
+            f"none of the {len(ids)} images shows {', '.join(names)}",
+            hint=f"convention {rules.name} scores only those that do; use another --convention",
+        )
+    return shown
+
+
+def _run_of(path: Path) -> Run | None:
+    """The run a target belongs to: itself, or the one whose step or export folder it is in."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "run.json").is_file():
+            return open_run(folder)
+    return None
+
+
+def _data_of(run: Run) -> DataRef:
+    """The data of a run's first step that was trained; an imported one knows none."""
+    first = run.step(0).data
+    return next((step.data for step in run.steps if step.data.name), first)
+
+
+def _read_ahead(
+    dataset: Dataset, ids: Sequence[str], grid: Grid, remap: Remap, session: Session
+) -> Iterator[tuple[Image, Mask]]:
+    """Images at the network's size and truths on the grid, a few made ahead by a thread."""
+
+    def made(image_id: str) -> tuple[Image, Mask]:
+        image, mask = grid.place(*read_pair(dataset, image_id))
+        truth: Mask = cv2.LUT(mask, remap(image_id))  # type: ignore[assignment]
+        return resize_image(image, session.size), truth
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[tuple[Image, Mask]]] = deque()
+        for image_id in ids:
+            waiting.append(pool.submit(made, image_id))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

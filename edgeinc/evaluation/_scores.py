@@ -1,0 +1,119 @@
+"""Scores made of counted pixels, by class and by group of classes.
+
+Rules: every score is percent; a virtual background has no truth, so it has no IoU and is in no
+mean, while answering with it still misses the true class; a real background is in each mean that is
+not said to be without it; an absent class is left out of a mean, or zero where the convention says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeinc import metrics
+from edgeinc.evaluation._counts import Counts, scored_ids
+from edgeinc.metrics import Absent
+from edgeinc.schema import ClassScore, ClassTable, Convention, Miou, TaskScore, UnionScore
+
+__all__ = [
+    "absent_classes",
+    "class_scores",
+    "group_means",
+    "headline",
+    "hiou",
+    "iou",
+    "task_scores",
+    "union_scores",
+]
+
+
+def iou(table: ClassTable, matrix: metrics.Matrix) -> list[float | None]:
+    """IoU by id; None for an absent class and for a virtual background."""
+    scored = scored_ids(table, table.classes)
+    return [score if i in scored else None for i, score in enumerate(metrics.iou(matrix))]
+
+
+def group_means(
+    table: ClassTable, scores: Sequence[float | None], *, absent: Absent = "skip"
+) -> Miou:
+    """mIoU over all classes, those of earlier steps, those of the newest, and without background.
+
+    At step 0 there is nothing older: `old` is None and `new` is all.
+    """
+    ids = scored_ids(table, table.classes)
+    old = [i for i in ids if table.classes[i].step < table.last_step]
+    real = table.background == "real"
+
+    def mean(chosen: Sequence[int]) -> float | None:
+        return metrics.mean(scores, chosen, absent=absent)
+
+    return Miou(
+        all=mean(ids),
+        old=mean(old),
+        new=mean(ids[len(old) :]),
+        all_without_background=mean(ids[real:]),
+        old_without_background=mean(old[real:]),
+    )
+
+
+def headline(miou: Miou, rules: Convention) -> float | None:
+    """The mean that the convention prints as its mIoU of all classes."""
+    return miou.all if rules.mean == "with-background" else miou.all_without_background
+
+
+def hiou(miou: Miou, rules: Convention) -> float | None:
+    """Harmonic mean of old and new, the old ones as the convention averages them."""
+    with_background = rules.mean == "with-background"
+    old = miou.old if with_background else miou.old_without_background
+    return metrics.harmonic(old, miou.new)
+
+
+def class_scores(table: ClassTable, matrix: metrics.Matrix) -> tuple[ClassScore, ...]:
+    """IoU and pixels of every class, the joint decision counted in `matrix`."""
+    scores, true, predicted = iou(table, matrix), matrix.sum(1), matrix.sum(0)
+    return tuple(
+        ClassScore(
+            c.id,
+            c.name,
+            scores[c.id],
+            c.step,
+            pixels_true=int(true[c.id]),
+            pixels_predicted=int(predicted[c.id]),
+        )
+        for c in table.classes
+    )
+
+
+def absent_classes(table: ClassTable, matrix: metrics.Matrix) -> tuple[str, ...]:
+    """Names of the classes without a pixel in truth and prediction."""
+    scores = metrics.iou(matrix)
+    return tuple(
+        table.classes[i].name for i in scored_ids(table, table.classes) if scores[i] is None
+    )
+
+
+def task_scores(table: ClassTable, counts: Counts, absent: Absent) -> tuple[TaskScore, ...]:
+    """The classes of every step under the joint decision and, where counted, alone."""
+    return tuple(
+        TaskScore(
+            step,
+            tuple(c.name for c in table.of_step(step)),
+            _mean(table, counts.joint, range(step, step + 1), absent),
+            _mean(table, counts.alone[step].matrix, range(step, step + 1), absent)
+            if step in counts.alone
+            else None,
+        )
+        for step in range(table.last_step + 1)
+    )
+
+
+def union_scores(table: ClassTable, counts: Counts, absent: Absent) -> tuple[UnionScore, ...]:
+    """The classes of steps 0 to k among themselves, for each k that was counted."""
+    return tuple(
+        UnionScore(tuple(range(step + 1)), _mean(table, among.matrix, range(step + 1), absent))
+        for step, among in counts.unions.items()
+    )
+
+
+def _mean(table: ClassTable, matrix: metrics.Matrix, steps: range, absent: Absent) -> float | None:
+    born = [c for c in table.classes if c.step in steps]
+    return metrics.mean(iou(table, matrix), scored_ids(table, born), absent=absent)
