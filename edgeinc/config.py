@@ -57,6 +57,8 @@ class TrainSettings:
         seed: Seeds initialisation, dropout, order and augmentation.
         deterministic: Refuse operations without a deterministic implementation (CUDA).
         compile: Compile the network with torch.compile.
+        color_jitter: Half width of the random gains of brightness, contrast and saturation
+            around 1; 0 leaves colours as they are.
         class_weights: Cross-entropy weights from the step's labelled pixels: `log` is
             1 / ln(1.1 + p), `inverse` is 1 / p scaled to mean 1, p the share of a class.
         freeze_bn_stats: Keep BatchNorm's running statistics in extension steps.
@@ -86,6 +88,7 @@ class TrainSettings:
     seed: Natural = 0
     deterministic: bool = False
     compile: bool = False
+    color_jitter: Annotated[float, Ge(0), Lt(1)] = 0.2
     class_weights: Literal["none", "log", "inverse"] = "log"
     freeze_bn_stats: bool = False
     freeze_bn_affine: bool = False

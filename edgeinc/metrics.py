@@ -43,16 +43,21 @@ def confusion(truth: Mask, predicted: Mask, classes: int) -> Matrix:
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"truth has shape {truth.shape}, the prediction {predicted.shape}")
-    pairs = np.zeros(1 << 16, np.int64)
     t, p = truth.reshape(-1), predicted.reshape(-1)
-    for at in range(0, t.size, _CHUNK):
-        # Both ids in one uint16: bincount widens what it counts to int64, so in parts.
-        both = t[at : at + _CHUNK].astype(np.uint16) << 8 | p[at : at + _CHUNK]
-        pairs += np.bincount(both, minlength=1 << 16)
-    counts = pairs.reshape(256, 256)[:VOID]
-    if counts[classes:].any() or counts[:, classes:].any():
-        raise ValueError(f"an id is not below {classes}: {np.argwhere(counts).max()}")
-    return counts[:classes, :classes].copy()
+    wrong = int(p.max()) if p.size else 0
+    counts = np.zeros(256 * classes, np.int64)
+    if wrong < classes:
+        for at in range(0, t.size, _CHUNK):
+            # Both ids as one uint16; bincount widens what it counts to int64, so in parts.
+            pairs = t[at : at + _CHUNK].astype(np.uint16)
+            pairs *= np.uint16(classes)
+            pairs += p[at : at + _CHUNK]
+            counts += np.bincount(pairs, minlength=counts.size)
+        strange = np.flatnonzero(counts.reshape(256, classes)[classes:VOID].any(1))
+        wrong = classes + int(strange[-1]) if strange.size else 0
+    if wrong >= classes:
+        raise ValueError(f"an id is not below {classes}: {wrong}")
+    return counts.reshape(256, classes)[:classes]
 
 
 def iou(matrix: Matrix) -> list[float | None]:

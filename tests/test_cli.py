@@ -88,6 +88,7 @@ def test_the_commands_are_those_that_were_promised():
         *("demo", "train", "extend", "import", "eval", "predict", "export", "bench"),
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
+        *("data convert", "data split"),
     }
 
 

@@ -11,6 +11,7 @@ from edgeinc.data._scenario import load_scenario
 from edgeinc.errors import DataError, UsageError
 from edgeinc.evaluation import evaluate
 from edgeinc.runs import open_run
+from edgeinc.runtimes import open_artifact
 from edgeinc.schema import Scenario, ScenarioStep, to_json
 from edgeinc.training import extend, train
 
@@ -60,7 +61,7 @@ def test_an_index_file_is_of_its_step_only(base_run, shown, tmp_path):
     assert dry(base_run, new_classes=["bus"]).images == len(shown["bus"])
 
 
-def test_images_kept_out_are_recorded_and_can_be_scored(base_run, shown):
+def test_images_kept_out_are_recorded_and_can_be_scored(base_run, street_data, shown):
     result = extend(base_run, new_classes=["car"], hold_out=0.4, method="finetune", **QUICK)
     run = open_run(base_run)
     kept = run.held_out(1)
@@ -69,8 +70,21 @@ def test_images_kept_out_are_recorded_and_can_be_scored(base_run, shown):
     assert result.steps[0].images == len(shown["car"]) - len(kept)
     score = evaluate(base_run, split="hold-out")
     assert score.images == len(kept)
-    # Only what the step has labels for: the older classes are not scored.
-    assert [c.name for c in score.classes if c.iou is not None] == ["car"]
+    # A car where it is labelled; elsewhere the truth is what the network of step 0 says.
+    data = open_dataset(street_data)
+    car = data.label("car").id
+    hit, union = np.zeros(4), np.zeros(4)
+    with open_artifact(base_run, step=0) as before, open_artifact(base_run, step=1) as after:
+        for image_id in kept:
+            image, mask = data.image(image_id)[None], data.mask(image_id)
+            truth = np.where(mask == car, 3, before.run(image)[0])
+            truth, found = truth[mask != 255], after.run(image)[0][mask != 255]
+            for k in range(4):
+                hit[k] += ((truth == k) & (found == k)).sum()
+                union[k] += ((truth == k) | (found == k)).sum()
+    expected = [100 * h / u if u else None for h, u in zip(hit, union, strict=True)]
+    assert [c.iou for c in score.classes] == pytest.approx(expected)
+    assert "the step before is the truth" in score.grid
     assert run.held_out(0) == ()
     with pytest.raises(UsageError, match=r"step 0 of .* kept no image out"):
         evaluate(base_run, step=0, split="hold-out")
@@ -159,3 +173,23 @@ def test_a_plan_without_new_classes_says_what_it_is(street_data, tmp_path):
     (run / "run.json").write_text(to_json(changed))
     with pytest.raises(UsageError, match="'domains' adds no class at step 1, only images"):
         extend(run, method="cil")
+
+
+def test_the_convention_of_a_run_goes_on_into_training_and_scoring(street_data, tmp_path):
+    run = tmp_path / "run"
+    base = train(
+        street_data,
+        classes=["road", "sky"],
+        size=(64, 96),
+        run=run,
+        sets=("model.width=0.125",),
+        convention="plop",
+        **QUICK,
+    )
+    assert base.score.convention == "plop"
+    assert "512x512" in base.score.grid
+    step = extend(run, new_classes=["car"], method="cil", **QUICK)
+    assert step.score.convention == evaluate(run).convention == "plop"
+    assert evaluate(run, convention="default").convention == "default"
+    with pytest.raises(UsageError, match="unknown convention 'plopp'"):
+        extend(run, new_classes=["bus"], convention="plopp")

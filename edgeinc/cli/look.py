@@ -58,15 +58,15 @@ def evaluate(
     ] = "val",
     limit: LimitOption = None,
     convention: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--convention",
             metavar="NAME",
-            help="Rules of a published work (`edgeinc ls conventions`).",
+            help="Rules of a published work (`edgeinc ls conventions`); else the run's.",
             rich_help_panel=WHAT,
             autocompletion=_conventions,
         ),
-    ] = "default",
+    ] = None,
     eval_size: Annotated[
         str | None,
         typer.Option(

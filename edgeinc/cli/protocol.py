@@ -18,7 +18,7 @@ from edgeinc.schema import Labels, Selection
     examples=[
         "edgeinc data split voc --scenario 15-1 --data-root ./data",
         "edgeinc data split voc --scenario 15-1 --selection disjoint --json",
-        "edgeinc data split ade20k --scenario 50-50 --index 0.npy --index 1.npy --index 2.npy",
+        "edgeinc data split voc --scenario 15-5 --index 0.npy --index 1.npy",
         "edgeinc data split ./my-data --scenario plan.toml --list --json",
     ],
 )

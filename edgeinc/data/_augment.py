@@ -18,8 +18,6 @@ from edgeinc.schema import Size
 
 __all__ = ["augment", "resize", "resize_image", "resize_mask"]
 
-JITTER = 0.2
-"""Half width of the gains of brightness, contrast and saturation around 1."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -30,6 +28,7 @@ def augment(
     rng: np.random.Generator,
     size: Size,
     zoom: tuple[float, float] = (1.0, 1.5),
+    color_jitter: float = 0.2,
 ) -> tuple[Image, Mask]:
     """Cut a random part, bring it to `size`, flip it half of the time and vary its colours.
 
@@ -40,6 +39,8 @@ def augment(
         size: (height, width) of the result.
         zoom: Range of the factor by which things grow; the part cut out is 1 / factor of each
             side of the image (Klingner et al. 2020 rescale by 1 to 1.5).
+        color_jitter: Half width of the gains of brightness, contrast and saturation around 1
+            (Klingner et al. 2020: 0.2); 0 leaves colours as they are.
 
     Returns:
         New arrays (h, w, 3) and (h, w); the input stays as it is.
@@ -54,10 +55,12 @@ def augment(
     top, left = rng.integers(height - part_h + 1), rng.integers(width - part_w + 1)
     part = np.s_[top : top + part_h, left : left + part_w]
     flipped = rng.random() < 0.5
-    colors = _color_matrix(rng)
+    colors = _color_matrix(rng, color_jitter)
     image, mask = resize(image[part], mask[part], size)
     if flipped:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)  # type: ignore[assignment]
+    if not color_jitter:
+        return image, mask
     return cv2.transform(image, colors), mask  # type: ignore[return-value]
 
 
@@ -86,9 +89,9 @@ def resize_mask(mask: Mask, size: Size) -> Mask:
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
 
 
-def _color_matrix(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def _color_matrix(rng: np.random.Generator, jitter: float) -> npt.NDArray[np.float32]:
     """One affine colour map (3, 4) for brightness, contrast around mid-grey, and saturation."""
-    brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
+    brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3)
     mix = saturation * np.eye(3) + (1 - saturation) * _LUMA
     offset = np.full((3, 1), 128 * (1 - contrast))
     return np.concatenate((brightness * contrast * mix, offset), axis=1).astype(np.float32)

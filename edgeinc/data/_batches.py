@@ -45,6 +45,7 @@ class Batches:
         seed: Together with `step`, decides order and augmentation.
         step: Step of the run.
         workers: Threads that prepare batches ahead; 0 prepares each when it is asked for.
+        color_jitter: See `_augment.augment`.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Batches:
         seed: int,
         step: int,
         workers: int,
+        color_jitter: float = 0.2,
     ) -> None:
         self.dataset, self.ids, self.remap, self.size = dataset, tuple(ids), remap, size
         self.batch_size = min(batch_size, len(ids))
         self.seed, self.step, self.workers = seed, step, workers
+        self.color_jitter = color_jitter
         self._cache: dict[str, tuple[Image, Mask]] = {}
         self._cached_bytes = 0
 
@@ -88,7 +91,9 @@ class Batches:
         for slot, index in enumerate(self.order(epoch)[first : first + self.batch_size]):
             rng = np.random.default_rng([self.seed, self.step, iteration, slot])
             image, mask = self._read(self.ids[index])
-            images[slot], mask = augment(image, mask, rng=rng, size=self.size)
+            images[slot], mask = augment(
+                image, mask, rng=rng, size=self.size, color_jitter=self.color_jitter
+            )
             labels[slot] = self.remap(self.ids[index])[mask]
         return images, labels
 

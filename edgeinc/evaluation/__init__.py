@@ -16,18 +16,18 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
-
-import cv2
 
 from edgeinc.data import Data, Dataset, Image, Mask, open_dataset
 from edgeinc.data._augment import resize_image, resize_mask
 from edgeinc.data._conventions import load_convention
 from edgeinc.data._files import read_pair
 from edgeinc.data._index import count_pixels
-from edgeinc.data._labels import Remap, evaluation_remap
+from edgeinc.data._labels import evaluation_remap
 from edgeinc.errors import UsageError
 from edgeinc.evaluation._counts import Counts
 from edgeinc.evaluation._grid import Grid, load_grid
@@ -42,6 +42,7 @@ from edgeinc.evaluation._scores import (
     union_scores,
 )
 from edgeinc.evaluation._table import check_writable, write_table
+from edgeinc.evaluation._truth import HOLD_OUT, HoldOut, LabelTruth, Truth, held_out_truth
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import Run, open_run
 from edgeinc.runtimes import Session, open_artifact
@@ -65,7 +66,7 @@ def evaluate(
     data_root: str | os.PathLike[str] | None = None,
     split: str = "val",
     limit: int | None = None,
-    convention: str = "default",
+    convention: str | None = None,
     eval_size: str | None = None,
     per_task: bool = False,
     ignore_background: bool = False,
@@ -86,9 +87,12 @@ def evaluate(
         data: Name or path of a dataset, or several that are joined; None takes the run's, also for
             a file in RUN/export.
         data_root: Where named datasets lie.
-        split: Split to score on.
+        split: Split to score on. `hold-out`: the images of the step that were kept out of its
+            training, with the labels the step has; elsewhere the previous network's own answer
+            is the truth, so `old` is agreement with it.
         limit: Look at the first N images only.
-        convention: Rules of scoring, see `edgeinc ls conventions`.
+        convention: Rules of scoring, see `edgeinc ls conventions`; None takes those the run was
+            trained with.
         eval_size: Where pixels are compared: `full`, `center512` or HxW; None takes the
             convention's.
         per_task: Also score the classes of each step among themselves, and those of the steps up
@@ -119,23 +123,32 @@ def evaluate(
     run = _run_of(path)
     if data is None and run is None:
         raise UsageError(f"{path} does not say which data to score on", hint="add --data NAME|PATH")
-    source = data if data is not None else _data_of(run)  # type: ignore[arg-type]
-    dataset = open_dataset(source, data_root=data_root, progress=progress)
     steps: list[int | None] = [step if step != "all" else None]
     if step == "all":
         if run is None or path != run.path:
             raise UsageError(f"{path} is not a run and has one step", hint="drop --step all")
         steps = [s.index for s in run.steps]
+    if data is None and split == HOLD_OUT and run is not None:
+        source: Data = run.step(_step_of(path, steps[-1])).data
+    else:
+        source = data if data is not None else _data_of(run)  # type: ignore[arg-type]
+    dataset = open_dataset(source, data_root=data_root, progress=progress)
+    convention = convention or _convention_of(run)
+    rules = load_convention(convention, dataset=dataset.ref.name)
     results: list[EvalResult] = []
     for index in steps:
-        with open_artifact(
-            path, step=index, runtime=runtime, device=device, threads=threads
-        ) as session:
+        with ExitStack() as stack:
+            open_session = partial(open_artifact, runtime=runtime, device=device, threads=threads)
+            session = stack.enter_context(open_session(path, step=index))
+            hold_out = None
+            if split == HOLD_OUT:
+                hold_out = held_out_truth(run, session, dataset, rules, open_session, stack)
             results.append(
                 score_session(
                     session,
                     dataset,
                     split=split,
+                    hold_out=hold_out,
                     limit=limit,
                     convention=convention,
                     eval_size=eval_size,
@@ -148,7 +161,6 @@ def evaluate(
     result = with_history(replace(results[-1], source=str(path)), past)
     if csv is not None:
         write_table(result, Path(csv))
-    rules = load_convention(convention, dataset=dataset.ref.name)
     return replace(result, gates=gates(result, rules, min_miou=min_miou, max_drop=max_drop))
 
 
@@ -156,6 +168,7 @@ def score_session(
     session: Session,
     dataset: Dataset,
     *,
+    hold_out: HoldOut | None = None,
     split: str = "val",
     limit: int | None = None,
     convention: str = "default",
@@ -165,6 +178,8 @@ def score_session(
     progress: Progress = SILENT,
 ) -> EvalResult:
     """Score an opened session on a split, without history or gates; arguments as for `evaluate`.
+
+    With `hold_out` its images and its truth are taken instead of the split's.
 
     Raises:
         UsageError: No such split, convention or size, the data has none of the network's classes,
@@ -181,12 +196,16 @@ def score_session(
             f"'{table.background}'",
             hint="drop --ignore-background",
         )
-    ids = _scored_images(dataset, dataset.ids(split)[:limit], table, rules, progress)
-    remap = evaluation_remap(dataset, table, convention=rules)
+    truth_of: Truth
+    if hold_out is None:
+        ids = _scored_images(dataset, dataset.ids(split)[:limit], table, rules, progress)
+        truth_of = LabelTruth(evaluation_remap(dataset, table, convention=rules))
+    else:
+        ids, truth_of = hold_out.ids[:limit], hold_out
     counts = Counts(session, per_task=per_task, ignore_background=ignore_background)
     with progress.task(f"score step {session.step}", len(ids), "img") as task:
-        for image, truth in _read_ahead(dataset, ids, grid, remap, session):
-            counts.add(image, truth)
+        for image_id, image, mask in _read_ahead(dataset, ids, grid, session):
+            counts.add(image, truth_of(image_id, image, mask))
             task.advance()
     joint, ignoring = counts.joint, counts.ignoring
     miou = group_means(table, iou(table, joint), absent=rules.absent)
@@ -198,7 +217,7 @@ def score_session(
         data=dataset.ref,
         split=split,
         images=len(ids),
-        grid=grid.words,
+        grid=grid.words + (f"; {hold_out.words}" if hold_out else ""),
         miou=miou,
         hiou=hiou(miou, rules),
         classes=class_scores(table, joint),
@@ -257,6 +276,18 @@ def _run_of(path: Path) -> Run | None:
     return None
 
 
+def _step_of(path: Path, asked: int | None) -> int | None:
+    """The step that is scored: the one asked for, or that of the folder RUN/step-N."""
+    name = path.name
+    return int(name[5:]) if name.startswith("step-") and name[5:].isdigit() else asked
+
+
+def _convention_of(run: Run | None) -> str:
+    """What the newest step was trained with; imported weights and lone files have `default`."""
+    setting = run.step().settings.get("convention") if run else None
+    return str(setting.value) if setting else "default"
+
+
 def _data_of(run: Run) -> DataRef:
     """The data of a run's first step that was trained; an imported one knows none."""
     first = run.step(0).data
@@ -264,17 +295,16 @@ def _data_of(run: Run) -> DataRef:
 
 
 def _read_ahead(
-    dataset: Dataset, ids: Sequence[str], grid: Grid, remap: Remap, session: Session
-) -> Iterator[tuple[Image, Mask]]:
-    """Images at the network's size and truths on the grid, a few made ahead by a thread."""
+    dataset: Dataset, ids: Sequence[str], grid: Grid, session: Session
+) -> Iterator[tuple[str, Image, Mask]]:
+    """Ids, images at the network's size and masks on the grid, a few made ahead by a thread."""
 
-    def made(image_id: str) -> tuple[Image, Mask]:
+    def made(image_id: str) -> tuple[str, Image, Mask]:
         image, mask = grid.place(*read_pair(dataset, image_id))
-        truth: Mask = cv2.LUT(mask, remap(image_id))  # type: ignore[assignment]
-        return resize_image(image, session.size), truth
+        return image_id, resize_image(image, session.size), mask
 
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque[Future[tuple[Image, Mask]]] = deque()
+        waiting: deque[Future[tuple[str, Image, Mask]]] = deque()
         for image_id in ids:
             waiting.append(pool.submit(made, image_id))
             if len(waiting) > _AHEAD:

@@ -29,7 +29,7 @@ def conditions(score: EvalResult) -> str:
     first = "the first " if score.limit is not None else ""
     return (
         f"{score.data.name} {score.split}, {first}{score.images} images; {score.runtime}; "
-        f"grid: {score.grid}."
+        f"convention {score.convention}; grid: {score.grid}."
     )
 
 

@@ -70,6 +70,7 @@ def run_step(
         seed=plan.settings.seed,
         step=info.index,
         workers=plan.settings.workers,
+        color_jitter=plan.settings.color_jitter,
     )
     job = Fit(
         model=model,
@@ -144,6 +145,7 @@ def score(run: Run, plan: StepPlan, progress: Progress) -> EvalResult | None:
         step=plan.info.index,
         data=plan.dataset.ref,
         limit=plan.settings.limit,
+        convention=plan.settings.convention,
         device=str(plan.device),
         threads=plan.settings.threads,
         progress=progress,

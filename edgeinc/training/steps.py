@@ -77,6 +77,7 @@ def train(
     seed: int | None = None,
     deterministic: bool | None = None,
     compile: bool | None = None,
+    color_jitter: float | None = None,
     class_weights: str | None = None,
     freeze_bn_stats: bool | None = None,
     freeze_bn_affine: bool | None = None,
@@ -107,9 +108,9 @@ def train(
         sets: `KEY=VALUE` settings, also `model.KEY` for options of the network.
         progress: Told about every stretch of work.
         init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
-            threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
-            freeze_bn_affine, selection, labels, index, hold_out, convention, limit: See
-            `edgeinc.config.TrainSettings`; None means not given.
+            threads, workers, seed, deterministic, compile, color_jitter, class_weights,
+            freeze_bn_stats, freeze_bn_affine, selection, labels, index, hold_out, convention,
+            limit: See `edgeinc.config.TrainSettings`; None means not given.
 
     Raises:
         UsageError: Something asked for does not exist or does not fit.
@@ -195,6 +196,7 @@ def extend(
     seed: int | None = None,
     deterministic: bool | None = None,
     compile: bool | None = None,
+    color_jitter: float | None = None,
     class_weights: str | None = None,
     freeze_bn_stats: bool | None = None,
     freeze_bn_affine: bool | None = None,
@@ -223,10 +225,10 @@ def extend(
         sets: `KEY=VALUE` settings, also `method.KEY` for options of the method.
         progress: Told about every stretch of work.
         init, epochs, batch_size, accumulate, lr, optimizer, weight_decay, precision, device,
-            threads, workers, seed, deterministic, compile, class_weights, freeze_bn_stats,
-            freeze_bn_affine, selection, labels, index, hold_out, convention, limit: See
-            `edgeinc.config.TrainSettings`; None takes what the previous step was trained with
-            (but for `limit` and `index`).
+            threads, workers, seed, deterministic, compile, color_jitter, class_weights,
+            freeze_bn_stats, freeze_bn_affine, selection, labels, index, hold_out, convention,
+            limit: See `edgeinc.config.TrainSettings`; None takes what the previous step was
+            trained with (but for `limit` and `index`).
 
     Raises:
         UsageError: Something asked for does not exist or does not fit.
