@@ -177,6 +177,8 @@ def test_the_background_is_no_class_to_add():
         ("ssul", "voc", 0, 0),
         ("dkd", "voc", 0, 0),
         ("dkd", "ade20k", VOID, 0),
+        ("default,test_future=background", "voc", 0, 0),
+        ("mib,test_other=scored,eval_size=full", "ade20k", VOID, 0),
     ],
 )
 def test_truth_by_convention(name, dataset, future, background):
@@ -219,3 +221,15 @@ def test_background_is_trusted_only_where_every_class_in_question_is_declared():
     # A pixel without a label might be a four here.
     assert training_remap(data, table, ["two", "four"])("")[:4].tolist() == [VOID, VOID, 3, VOID]
     assert evaluation_remap(data, table)("")[:4].tolist() == [VOID, 1, 3, 2]
+
+
+def test_rules_of_ones_own_are_checked():
+    rules = load_convention("plop,absent=zero,eval_size=256x512", dataset="voc")
+    assert (rules.absent, rules.eval_size, rules.test_future) == ("zero", "256x512", "background")
+    assert rules.name == "plop,absent=zero,eval_size=256x512"
+    with pytest.raises(UsageError, match="unknown rule 'futur'"):
+        load_convention("plop,futur=void")
+    with pytest.raises(UsageError, match="full512"):
+        load_convention("plop,eval_size=full512")
+    with pytest.raises(UsageError, match="absent cannot be 'one'"):
+        load_convention("plop,absent=one")

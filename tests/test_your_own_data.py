@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from edgeinc.data import open_dataset
+from edgeinc.data._scenario import load_scenario
+from edgeinc.data._select import candidates
+
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-data.md"
 CONE, BARRIER = (250, 120, 10), (10, 120, 250)
 
@@ -104,6 +108,15 @@ def write_release(path):
     state["module.decoder.output_conv.weight"] = torch.randn((16, 20, 2, 2), generator=generator)
     state["module.decoder.output_conv.bias"] = torch.zeros(20)
     torch.save(state, path)
+
+
+def test_the_plan_of_the_page_is_one(folder, tmp_path):
+    text = re.search(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    plan = load_scenario(str(tmp_path / "plan.toml"))
+    assert [step.classes for step in plan.steps] == [("road", "sky"), ("traffic cone",)]
+    data = open_dataset(folder / "export.zip")
+    assert candidates(data, plan.steps[1]) == data.ids("train")
 
 
 def test_the_page_runs_command_by_command(folder):

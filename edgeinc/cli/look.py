@@ -62,7 +62,8 @@ def evaluate(
         typer.Option(
             "--convention",
             metavar="NAME",
-            help="Rules of a published work (`edgeinc ls conventions`); else the run's.",
+            help="Rules of a published work (`edgeinc ls conventions`), perhaps with changes: "
+            "mib,test_future=background; else the run's.",
             rich_help_panel=WHAT,
             autocompletion=_conventions,
         ),

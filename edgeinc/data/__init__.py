@@ -108,8 +108,11 @@ class Dataset(ABC):
         return 360, 480
 
     def sequence(self, image_id: str) -> str:
-        """The recording or place an image belongs to; contiguous parts are cut inside it."""
-        return ""
+        """The recording or place an image belongs to; contiguous parts are cut inside it.
+
+        Unless a format knows better it is the folder that the id begins with, "" where none.
+        """
+        return image_id.rpartition("/")[0]
 
     def image_file(self, image_id: str) -> Path | None:
         """The file that `image` shows as it is, where there is one: it may be copied instead."""

@@ -8,6 +8,8 @@ SSUL: Cha et al. 2021; DKD: Baek et al. 2022; CIL: Klingner et al. 2020).
 
     rules = load_convention("mib", dataset="voc")
     rules.train_void                      # 'background'
+
+A rule of one's own goes behind the name: `--convention default,test_future=background`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from edgeinc.config import parse_size
 from edgeinc.errors import UsageError
 from edgeinc.registry import suggest
 from edgeinc.schema import Convention
@@ -83,16 +86,32 @@ def load_convention(name: str, *, dataset: str = "") -> Convention:
     """A convention as it is on one data set.
 
     Args:
-        name: One of `convention_names()`.
+        name: One of `convention_names()`, perhaps with rules of one's own behind it:
+            `mib,train_void=void,test_future=background`.
         dataset: Name of the data set, for the rules that a repository changes between them.
 
     Raises:
-        UsageError: No such convention; the message names the nearest.
+        UsageError: No such convention or rule; the message names the nearest.
     """
-    if name not in _PRESETS:
-        raise UsageError(f"unknown convention '{name}'", hint=suggest(name, convention_names()))
-    base, by_dataset = _PRESETS[name]
-    return replace(base, **by_dataset.get(dataset, {}))
+    preset, *changes = name.split(",")
+    if preset not in _PRESETS:
+        raise UsageError(f"unknown convention '{preset}'", hint=suggest(preset, convention_names()))
+    base, by_dataset = _PRESETS[preset]
+    own = dict(_rule(change) for change in changes)
+    return replace(base, **{**by_dataset.get(dataset, {}), **own, "name": name})
+
+
+def _rule(text: str) -> tuple[str, str]:
+    """`test_future=background` as a field of `Convention` and its value."""
+    field, _, value = text.strip().partition("=")
+    if field not in _WORDS:
+        raise UsageError(f"unknown rule '{field}'", hint=suggest(field, tuple(_WORDS)))
+    known = _WORDS[field]
+    if field == "eval_size" and value not in known:
+        parse_size(value)
+    elif value not in known:
+        raise UsageError(f"{field} cannot be '{value}'", hint=f"use one of: {', '.join(known)}")
+    return field, value
 
 
 def in_words(name: str) -> tuple[str, ...]:
@@ -103,7 +122,7 @@ def in_words(name: str) -> tuple[str, ...]:
     """
     base = load_convention(name)
     sentences = [_sentence(field, getattr(base, field)) for field in _WORDS]
-    for dataset, changes in _PRESETS[name][1].items():
+    for dataset, changes in _PRESETS[name.partition(",")[0]][1].items():
         sentences += [f"On {dataset}: {_sentence(f, v)}" for f, v in changes.items()]
     return tuple(sentences)
 

@@ -81,7 +81,9 @@ def load_scenario(name: str, *, dataset: str = "") -> Scenario:
         steps = tuple(_step(table) for table in content["step"])
         choices = {key: _choice(content, key) for key in _CHOICES if key in content}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise UsageError(f"{path} is not TOML: {err}", hint="see `edgeinc show camvid`") from err
+        raise UsageError(
+            f"{path} is not TOML: {err}", hint='a step is written as [[step]] and classes = ["a"]'
+        ) from err
     except (KeyError, TypeError, ValueError) as err:
         raise UsageError(
             f"{path} is not a scenario: {err}",
