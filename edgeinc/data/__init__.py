@@ -129,6 +129,10 @@ class Dataset(ABC):
         """Masks that no image belongs to, where the format can tell."""
         return ()
 
+    def notes(self) -> tuple[str, ...]:
+        """What the format leaves out and why, for `data check` to say."""
+        return ()
+
     def source(self, image_id: str) -> Dataset:
         """The data set an image comes from: this one, unless several were joined."""
         return self
