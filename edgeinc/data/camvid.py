@@ -19,7 +19,7 @@ from edgeinc.data import Image, Label, Mask
 from edgeinc.data._files import IMAGE_SUFFIXES, checked_ids, read_image, read_mask
 from edgeinc.data._listed import Listed
 from edgeinc.errors import DataError
-from edgeinc.schema import VOID
+from edgeinc.schema import VOID, Size
 
 LABELS = (
     Label(0, "sky", (128, 128, 128)),
@@ -55,6 +55,10 @@ class CamVid(Listed):
     @property
     def labels(self) -> tuple[Label, ...]:
         return LABELS
+
+    @property
+    def default_size(self) -> Size:
+        return 360, 480
 
     def splits(self) -> tuple[str, ...]:
         return tuple(s for s in _SPLITS if s != "test" or self._list("test").is_file())
