@@ -30,12 +30,17 @@ __all__ = ["Head", "Model", "Output", "check_size", "create", "nearest_size"]
 class Output(NamedTuple):
     """What a model returns in one pass.
 
-    `logits` (B, C, H, W) at the resolution of the input; `aux` further logits of the same shape
-    that only training uses, empty in eval mode.
+    Attributes:
+        logits: (B, C, H, W) at the resolution of the input.
+        aux: Further logits of the same shape that only training uses, empty in eval mode.
+        features: (B, D, h, w), non-negative: what the deciding classifier sees.
+        stages: Maps (B, D', h', w') of the network's stages, shallow to deep, each non-negative.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...] = ()
+    features: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
 
 
 class Model(nn.Module, ABC):
@@ -44,12 +49,14 @@ class Model(nn.Module, ABC):
     Attributes:
         Config: Frozen dataclass of the constructor's options.
         stride: Height and width must be multiples of it.
+        encoded: Which of `Output.stages` is the encoder's last.
         mean, std: Normalisation per RGB channel, for values of 0 to 255: ImageNet's, or that of
             the weights a run was imported from (`set_normalisation`).
     """
 
     Config: ClassVar[type[Any]]
     stride: ClassVar[int]
+    encoded: ClassVar[int]
     _mean: Tensor
     _scale: Tensor
     mean: tuple[float, float, float]

@@ -98,7 +98,10 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> logits (B, C, h·upsample, w·upsample)."""
-        logits = self.head(self.conv(x))
+        return self.enlarged(self.head(self.conv(x)))
+
+    def enlarged(self, logits: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h·upsample, w·upsample), bilinear."""
         return F.interpolate(
             logits,
             scale_factor=self.upsample,
@@ -111,6 +114,7 @@ class BiSeNet(Model):
     """The network. Features before the classifier: (B, 256·width, H/8, W/8), non-negative."""
 
     stride = 32
+    encoded = 2
 
     @dataclass(frozen=True)
     class Config:
@@ -170,7 +174,9 @@ class BiSeNet(Model):
         up32 = self.smooth32(F.interpolate(up32, scale_factor=2.0, mode="nearest"))  # 1/16
         up16 = self.refine16(deep16) + up32
         up16 = self.smooth16(F.interpolate(up16, scale_factor=2.0, mode="nearest"))  # 1/8
-        logits = self.classifier(self.fuse(self.spatial(x), up16))
-        if not self.training:
-            return Output(logits)
-        return Output(logits, (self.aux16(up16), self.aux32(up32)))
+        fused = self.fuse(self.spatial(x), up16)
+        features = self.classifier.conv(fused)
+        logits = self.classifier.enlarged(self.classifier.head(features))
+        stages = (deep16, deep32, fused)
+        aux = (self.aux16(up16), self.aux32(up32)) if self.training else ()
+        return Output(logits, aux, features, stages)

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from edgeinc.models import Head, Model, Output
 
 EPS = 1e-3
+ENCODER_STAGES = (6, 15)
+"""Layers that end a resolution of the encoder: 64 channels at 1/4, 128 at 1/8."""
+DECODER_STAGES = (2, 5)
+"""And of the decoder: 64 channels at 1/4, 16 at 1/2."""
 
 
 class Downsampler(nn.Module):
@@ -71,6 +75,7 @@ class ERFNet(Model):
     """The network. Features before the classifier: (B, 16·width, H/2, W/2), non-negative."""
 
     stride = 8
+    encoded = 1
 
     @dataclass(frozen=True)
     class Config:
@@ -113,4 +118,13 @@ class ERFNet(Model):
 
     def forward(self, x: Tensor) -> Output:
         """(B, 3, H, W) normalised -> logits (B, C, H, W)."""
-        return Output(self.head(self.decoder(self.encoder(x))))
+        stages = []
+        for index, layer in enumerate(self.encoder):
+            x = layer(x)
+            if index in ENCODER_STAGES:
+                stages.append(x)
+        for index, layer in enumerate(self.decoder):
+            x = layer(x)
+            if index in DECODER_STAGES:
+                stages.append(x)
+        return Output(self.head(x), features=x, stages=tuple(stages))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,14 +14,14 @@ from edgeinc import registry
 from edgeinc.data._batches import Batches
 from edgeinc.errors import Interrupted, RunError
 from edgeinc.evaluation import evaluate
-from edgeinc.methods import StepContext
+from edgeinc.methods import Method, StepContext
 from edgeinc.models import Model, create
 from edgeinc.models._fold import folded
 from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runs import Run, sha256, write_atomic
 from edgeinc.schema import EvalResult, StepInfo, to_json
-from edgeinc.training.loop import DTYPES, Fit, fit
+from edgeinc.training.loop import DTYPES, PREPARED, Fit, fit, survey
 from edgeinc.training.plan import StepPlan, check_unchanged, class_weights
 from edgeinc.training.state import FILE as STATE
 
@@ -51,16 +52,9 @@ def run_step(
         run.write_step(info)
     if plan.held_out:
         run.write_held_out(info.index, plan.held_out)
-    model, teacher = build(run, plan)
     announce(plan, progress)
-    context = StepContext(
-        first_new=len(info.classes) - len(info.new_classes),
-        classes=len(info.classes),
-        background=info.background,
-        class_weights=class_weights(plan),
-    )
-    plugin = registry.load("methods", info.method)
-    method = plugin(plugin.Config(**info.method_options), context)
+    method = make_method(run, plan)
+    model, old, teacher = build(run, plan, method)
     batches = Batches(
         plan.dataset,
         plan.images,
@@ -75,6 +69,7 @@ def run_step(
     job = Fit(
         model=model,
         teacher=teacher,
+        old=old,
         method=method,
         batches=batches,
         settings=plan.settings,
@@ -87,17 +82,38 @@ def run_step(
         seconds = fit(job, progress=progress)
     except Interrupted as stop:
         raise Interrupted(stop.message, hint=f"{info.command} --resume") from stop
+    memory = method.finish(model, old, survey(job, progress))
+    if memory:
+        run.write_memory(info.index, save({k: v.cpu().contiguous() for k, v in memory.items()}))
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     weights = folder / "weights.safetensors"
     write_atomic(weights, save(tensors))
     done = replace(info, status="done", seconds=round(seconds, 1), weights_sha256=sha256(weights))
     run.write_step(done)
-    (folder / STATE).unlink(missing_ok=True)
+    for passing in (STATE, PREPARED):
+        (folder / passing).unlink(missing_ok=True)
     return done, score(run, plan, progress)
 
 
-def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
-    """The network as the step starts with it, and its teacher if the method asks for one.
+def make_method(run: Run, plan: StepPlan) -> Method:
+    """The method of a step, with what it kept at the step before."""
+    info = plan.info
+    parent = plan.parent
+    same = parent is not None and parent.method == info.method
+    memory = run.memory(parent.index) if parent is not None and same else None
+    context = StepContext(
+        first_new=len(info.classes) - len(info.new_classes),
+        classes=len(info.classes),
+        background=info.background,
+        class_weights=class_weights(plan),
+        memory=load_file(memory, device=str(plan.device)) if memory else {},
+    )
+    plugin = registry.load("methods", info.method)
+    return plugin(plugin.Config(**info.method_options), context)
+
+
+def build(run: Run, plan: StepPlan, method: Method) -> tuple[Model, Model | None, Model | None]:
+    """The network as the step starts with it, the one before it, and a teacher if asked for.
 
     Raises:
         RunError: The previous step's weights were changed.
@@ -105,8 +121,8 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
     """
     info, parent = plan.info, plan.parent
     counts = [len(info.table.of_step(i)) for i in range(info.index + 1)]
-    plugin = registry.load("methods", info.method)
-    fresh = parent is None or plugin.init(plugin.Config(**info.method_options)) == "fresh"
+    fresh = parent is None or method.init(method.config) == "fresh"
+    old = _restore(run, counts[:-1]).eval().requires_grad_(False) if parent is not None else None
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.settings.seed + 7919 * info.index)  # not the dropout's numbers
         if fresh:
@@ -116,13 +132,19 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
         else:
             model = _restore(run, counts[:-1])
             model.grow(counts[-1])
-    if parent is not None:
-        model.freeze_bn(stats=plan.settings.freeze_bn_stats, affine=plan.settings.freeze_bn_affine)
-    model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if parent is None or not plugin.teacher:
-        return model, None
-    teacher = folded(_restore(run, counts[:-1])).to(DTYPES[plan.precision])
-    return model, teacher.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if parent is not None:
+            stats, affine = plan.settings.freeze_bn_stats, plan.settings.freeze_bn_affine
+            model.freeze_bn(stats=stats, affine=affine)
+        method.begin(model, old)
+    place = partial(_placed, device=plan.device)
+    if old is None:
+        return place(model), None, None
+    teacher = folded(old).to(DTYPES[plan.precision]) if method.teacher else None
+    return place(model), place(old), place(teacher) if teacher else None
+
+
+def _placed(model: Model, device: torch.device) -> Model:
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _restore(run: Run, counts: Sequence[int]) -> Model:

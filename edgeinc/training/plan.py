@@ -133,6 +133,11 @@ def plan_step(
     rules = load_convention(settings.convention, dataset=dataset.ref.name)
     scenario = scenario_of(run.scenario, table, dataset, settings)
     every = plugin.labels == "all"
+    if plugin.labels == "new-and-old" and parent is not None and scenario.labels == "new-only":
+        raise UsageError(
+            f"method '{method}' needs the labels of the older classes in the new images",
+            hint="add --labels new-and-old where they are labelled, or use another method",
+        )
     found, counts = select_images(dataset, scenario, table, every=every, progress=progress)
     images, counts, kept_out = _hold_out(dataset, found, counts, settings)
     step = table.last_step
