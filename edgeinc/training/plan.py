@@ -322,7 +322,7 @@ def command_line(verb: str, values: Mapping[str, Any], layers: Sequence[Layer]) 
         if value is None or value == () or value == []:
             continue
         flag = [] if key == "run" and verb == "extend" else [f"--{key.replace('_', '-')}"]
-        for each in value if isinstance(value, list) else [value]:
+        for each in value if key == "data" else [value]:
             words += [*flag, _text(each)]
     given = {k: v for layer in layers for k, v in layer.values.items()}
     for key, value in given.items():
