@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from edgeinc.models import Model, Output
 from edgeinc.progress import SILENT, Progress
 from edgeinc.schema import Background
 
-__all__ = ["Method", "StepContext", "Survey", "check_background"]
+__all__ = ["NOTHING_KEPT", "Method", "StepContext", "Store", "Survey", "check_background"]
 
 Init = Literal["previous", "fresh"]
 
@@ -39,6 +39,7 @@ class StepContext:
         background: The run's background mode.
         class_weights: (classes,) cross-entropy weights, or None.
         memory: What the method kept at the step before; empty at step 0 or after another method.
+        seed: The run's, for what a method draws by itself.
     """
 
     first_new: int
@@ -46,6 +47,35 @@ class StepContext:
     background: Background
     class_weights: Tensor | None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+
+class Store(Protocol):
+    """Named sets of tensors that outlive the step, in the run and under its previous network."""
+
+    def load(self, name: str) -> dict[str, Tensor] | None:
+        """What was saved under a name, on the CPU; None where there is nothing."""
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors, durably and all at once."""
+
+    def drop(self, name: str) -> None:
+        """Forget a name, whether it is known or not."""
+
+
+class _NothingKept:
+    def load(self, name: str) -> dict[str, Tensor] | None:
+        return None
+
+    def save(self, name: str, tensors: dict[str, Tensor]) -> None:
+        pass
+
+    def drop(self, name: str) -> None:
+        pass
+
+
+NOTHING_KEPT: Store = _NothingKept()
+"""Where nothing is to be kept: everything is computed again."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +87,13 @@ class Survey:
             (B, H, W) int64.
         infer: The network's or teacher's answer to x, as it computes in training.
         progress: Told about long work.
+        store: Keeps costly work for later steps from the same network.
     """
 
     passes: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     infer: Callable[[nn.Module, Tensor], Output]
     progress: Progress = SILENT
+    store: Store = NOTHING_KEPT
 
 
 class Method(ABC):
@@ -75,7 +107,8 @@ class Method(ABC):
             so far (an upper bound that breaks the rules on purpose).
         teacher: Whether it asks the network of the previous step about every batch.
         prepares: What it trains at step 0 for the steps to come, and what it does instead where
-            step 0 was imported; "" where it needs nothing. Shown when an imported run is extended.
+            the step before was imported or trained by another method; "" where it needs nothing.
+            Said when such a run is extended.
     """
 
     Config: ClassVar[type[Any]]
@@ -92,6 +125,14 @@ class Method(ABC):
     def init(cls, config: Any) -> Init:
         """Where an extension starts: from the previous step's weights or from fresh ones."""
         return "previous"
+
+    def grow(self, model: Model, classes: int) -> None:
+        """Give the previous step's network what its new classes need; not called for a fresh one.
+
+        Raises:
+            UsageError: The network cannot grow like this.
+        """
+        model.grow(classes)
 
     def begin(self, model: Model, old: Model | None) -> None:
         """Set what the step starts with: new rows of the classifiers, what does not move.
@@ -114,6 +155,17 @@ class Method(ABC):
 
     def ready(self, prepared: dict[str, Tensor]) -> None:
         """Take what `prepare` returned, on the device of the training."""
+
+    def blend(self, x: Tensor, labels: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Join images of the method's own to a batch, before any network sees it.
+
+        Args:
+            x: (B, 3, H, W) normalised.
+            labels: (B, H, W) int64.
+            batch: How many batches the step has seen before; what is joined depends on it and
+                on the seed alone, so that an interrupted step sees the same again.
+        """
+        return x, labels
 
     @abstractmethod
     def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:

@@ -8,19 +8,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from edgeinc import registry
 from edgeinc.data._batches import Batches
 from edgeinc.errors import Interrupted, RunError
 from edgeinc.evaluation import evaluate
-from edgeinc.methods import Method, StepContext
-from edgeinc.models import Model, create
+from edgeinc.methods import NOTHING_KEPT, Method, StepContext
+from edgeinc.models import Model, create, own_decoders, restored
 from edgeinc.models._fold import folded
 from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runs import Run, sha256, write_atomic
 from edgeinc.schema import EvalResult, StepInfo, to_json
+from edgeinc.training.gallery import Gallery
 from edgeinc.training.loop import DTYPES, PREPARED, Fit, fit, survey
 from edgeinc.training.plan import StepPlan, check_unchanged, class_weights
 from edgeinc.training.state import FILE as STATE
@@ -77,6 +79,7 @@ def run_step(
         device=plan.device,
         iterations=info.iterations,
         folder=folder,
+        store=Gallery(run, plan.parent) if plan.parent is not None else NOTHING_KEPT,
     )
     try:
         seconds = fit(job, progress=progress)
@@ -107,9 +110,33 @@ def make_method(run: Run, plan: StepPlan) -> Method:
         background=info.background,
         class_weights=class_weights(plan),
         memory=load_file(memory, device=str(plan.device)) if memory else {},
+        seed=plan.settings.seed,
     )
     plugin = registry.load("methods", info.method)
     return plugin(plugin.Config(**info.method_options), context)
+
+
+def try_growth(run: Run, plan: StepPlan) -> None:
+    """Let the method grow the network without its weights, before anything is written.
+
+    Raises:
+        UsageError: The network cannot grow as the method wants it to.
+        RunError: The previous step's weights were changed.
+    """
+    info, parent = plan.info, plan.parent
+    plugin = registry.load("methods", info.method)
+    config = plugin.Config(**info.method_options)
+    if parent is None or plugin.init(config) == "fresh":
+        return
+    with safe_open(run.weights(parent.index), framework="pt") as file:
+        own = own_decoders(file.keys())
+    counts = [len(info.table.of_step(i)) for i in range(info.index + 1)]
+    options = run.info.model_options
+    first_new = len(info.classes) - len(info.new_classes)
+    context = StepContext(first_new, len(info.classes), info.background, None)
+    with torch.random.fork_rng([]), torch.device("meta"):
+        model = create(run.info.model, counts[:-1], options, decoders=own)
+        plugin(config, context).grow(model, counts[-1])
 
 
 def build(run: Run, plan: StepPlan, method: Method) -> tuple[Model, Model | None, Model | None]:
@@ -122,19 +149,18 @@ def build(run: Run, plan: StepPlan, method: Method) -> tuple[Model, Model | None
     info, parent = plan.info, plan.parent
     counts = [len(info.table.of_step(i)) for i in range(info.index + 1)]
     fresh = parent is None or method.init(method.config) == "fresh"
-    old = _restore(run, counts[:-1]).eval().requires_grad_(False) if parent is not None else None
+    old = _before(run, plan).eval().requires_grad_(False) if parent is not None else None
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.settings.seed + 7919 * info.index)  # not the dropout's numbers
-        if fresh:
-            model = _network(run, counts)
-            if plan.settings.init:
-                model.load_backbone(read_weights(Path(plan.settings.init)))
-        else:
-            model = _restore(run, counts[:-1])
-            model.grow(counts[-1])
+        model = _network(run, counts) if fresh else _before(run, plan)
+        if fresh and plan.settings.init:
+            model.load_backbone(read_weights(Path(plan.settings.init)))
         if parent is not None:
+            # Before it grows: a decoder that is added has no statistics yet that could be kept.
             stats, affine = plan.settings.freeze_bn_stats, plan.settings.freeze_bn_affine
             model.freeze_bn(stats=stats, affine=affine)
+        if not fresh:
+            method.grow(model, counts[-1])
         method.begin(model, old)
     place = partial(_placed, device=plan.device)
     if old is None:
@@ -147,10 +173,23 @@ def _placed(model: Model, device: torch.device) -> Model:
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _restore(run: Run, counts: Sequence[int]) -> Model:
-    model = _network(run, counts)
-    model.load_state_dict(load_file(run.weights(len(counts) - 1)))
+def _before(run: Run, plan: StepPlan) -> Model:
+    """The network of the step before; a row that only its own method knows is taken away."""
+    info = plan.info
+    model = restore(run, [len(info.table.of_step(i)) for i in range(info.index)])
+    if plan.parent is not None and plan.parent.method != info.method:
+        model.drop_unknown()
     return model
+
+
+def restore(run: Run, counts: Sequence[int]) -> Model:
+    """The network after step `len(counts) - 1`, whose steps added `counts` classes.
+
+    Raises:
+        RunError: Its weights were changed.
+    """
+    info, state = run.info, load_file(run.weights(len(counts) - 1))
+    return restored(info.model, counts, state, info.model_options, normalisation=info.normalisation)
 
 
 def _network(run: Run, counts: Sequence[int]) -> Model:

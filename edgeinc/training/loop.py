@@ -27,7 +27,7 @@ from edgeinc import host
 from edgeinc.config import TrainSettings
 from edgeinc.data._batches import Batch, Batches
 from edgeinc.errors import Interrupted, TrainingError
-from edgeinc.methods import Method, Survey
+from edgeinc.methods import NOTHING_KEPT, Method, Store, Survey
 from edgeinc.models import Model, Output
 from edgeinc.progress import Progress
 from edgeinc.runs import disk_may_fill, write_atomic
@@ -45,7 +45,7 @@ class Fit:
 
     `old`: the previous step's network as it was trained, in eval mode, on its way to the method's
     hooks; `teacher`: the same for inference in the precision of the job. None where there is none
-    or the method does not ask.
+    or the method does not ask. `store`: what the method may keep for steps after the same network.
     """
 
     model: Model
@@ -58,6 +58,7 @@ class Fit:
     device: torch.device
     iterations: int
     folder: Path
+    store: Store = NOTHING_KEPT
 
 
 def fit(job: Fit, *, progress: Progress) -> float:
@@ -125,7 +126,7 @@ def _iteration(
     for _ in range(job.settings.accumulate):
         batch = next(stream)
         values["wait_s"] += batch.wait_s
-        x, labels = _on_device(job, batch)
+        x, labels = job.method.blend(*_on_device(job, batch), batch.iteration)
         with _autocast(job):
             answer = None
             if job.teacher is not None:
@@ -184,7 +185,7 @@ def survey(job: Fit, progress: Progress) -> Survey:
         with torch.no_grad(), _autocast(job):
             return network(x)
 
-    return Survey(passes, infer, progress)
+    return Survey(passes, infer, progress, job.store)
 
 
 def _prepared(job: Fit, progress: Progress) -> dict[str, Tensor]:

@@ -120,9 +120,10 @@ def plan_step(
     settings, sources = config.resolve(TrainSettings, layers)
     plugin = registry.load("methods", method)
     check_background(method, table.background)
-    if parent is not None and parent.method == IMPORT and plugin.prepares:
+    if parent is not None and parent.method != method and plugin.prepares:
+        how = "imported" if parent.method == IMPORT else f"trained by {parent.method}"
         progress.message(
-            f"method '{method}' could not prepare: step 0 was imported; {plugin.prepares}"
+            f"method '{method}' could not prepare: step {parent.index} was {how}; {plugin.prepares}"
         )
     options, _ = config.resolve(plugin.Config, layers, table="method")
     if settings.init and (parent is None or plugin.init(options) == "fresh"):

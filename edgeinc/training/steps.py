@@ -33,7 +33,7 @@ from edgeinc.schema import (
     StepInfo,
     to_json,
 )
-from edgeinc.training.execute import run_step
+from edgeinc.training.execute import run_step, try_growth
 from edgeinc.training.plan import (
     StepPlan,
     command_line,
@@ -304,7 +304,7 @@ def _plan_extension(
     words = {"run": folder.path, "new_classes": names, "method": method}
     words["data"] = None if data is None else _listed(data)
     words |= {"data_root": data_root}
-    return plan_step(
+    plan = plan_step(
         run=replace(folder.info, scenario=scenario),
         method=method,
         table=extend_table(parent.table, dataset, names),
@@ -314,6 +314,8 @@ def _plan_extension(
         command=command_line("extend", words, layers),
         progress=progress,
     )
+    try_growth(folder, plan)
+    return plan
 
 
 def _adopt_scenario(run: Run, name: str | None) -> Scenario | None:
