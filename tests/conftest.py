@@ -13,6 +13,14 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """Nothing that a test indexes or unpacks lands in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEINC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository():
     """The folder that holds pyproject.toml."""

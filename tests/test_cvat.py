@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeinc.data import Label, open_dataset
+from edgeinc.data._check import check
 from edgeinc.data.cvat import Cvat
 from edgeinc.errors import DataError, UsageError
 
@@ -129,7 +130,7 @@ def test_lists_are_the_splits(tmp_path):
 @pytest.mark.parametrize("name", ["default", "val"])
 def test_a_single_list_is_divided_by_a_hash_of_the_names(tmp_path, name):
     listed = [f"frame {i}" for i in range(60)]
-    data = Cvat(make(tmp_path / "x", "a", lists={name: listed}))
+    data = Cvat(make(tmp_path / "x", *listed, lists={name: listed}))
     held_out = [n for n in listed if hashlib.sha256(n.encode()).digest()[0] < 51]
     assert data.ids("val") == tuple(held_out)
     assert len(data.ids("train")) == 60 - len(held_out)
@@ -208,15 +209,23 @@ def test_an_export_without_images_says_how_to_get_them(tmp_path):
     assert "Save images" in caught.value.hint
 
 
-def test_a_missing_mask_names_its_path(tmp_path):
-    root = make(tmp_path / "x", "a", "b")
+def test_images_that_nothing_was_drawn_in_are_left_out_and_told(tmp_path):
+    """CVAT lists them and writes no mask: nobody knows whether they were looked at."""
+    root = make(tmp_path / "x", "a", "b", "c")
     path = root / "SegmentationClass" / "a.png"
     path.unlink()
     data = Cvat(root)
-    with pytest.raises(DataError, match=r"image 'a' has no mask") as caught:
+    assert {i for split in data.splits() for i in data.ids(split)} == {"b", "c"}
+    (note,) = data.notes()
+    assert "1 images are left out, such as 'a'" in note
+    assert note in check(str(root)).warnings
+    with pytest.raises(DataError, match="missing") as caught:
         data.mask("a")
     assert str(path) in caught.value.message
-    assert data.mask("b").shape == (3, 5)
+    for name in "bc":
+        (root / "SegmentationClass" / f"{name}.png").unlink()
+    with pytest.raises(DataError, match=r"default\.txt lists no image with a mask"):
+        Cvat(root).ids("train")
 
 
 def test_masks_that_no_list_names_are_found(tmp_path):

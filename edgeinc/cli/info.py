@@ -223,8 +223,16 @@ def _plugin_blocks(ui: Ui, plugin: PluginDetails) -> list[str | Table]:
         blocks += ["", plugin.doc]
     if plugin.options:
         # As text: a column of numbers among words would stand at the right.
-        rows = [(o.name, o.type, ui.text(o.default), o.doc) for o in plugin.options]
-        rows = [(name, kind, str(default), doc) for name, kind, default, doc in rows]
+        # A default is shown to the last digit; `ui.text` rounds what was measured.
+        rows = [
+            (
+                o.name,
+                o.type,
+                f"{o.default:g}" if isinstance(o.default, float) else ui.text(o.default),
+                o.doc,
+            )
+            for o in plugin.options
+        ]
         blocks += ["", ui.table(("option", "type", "default", "meaning"), rows)]
     blocks += ["", f"source {plugin.path}"]
     if plugin.name in [item.name for item in catalogue.listing(catalogue.CONVENTIONS).items]:

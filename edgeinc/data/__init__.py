@@ -129,6 +129,10 @@ class Dataset(ABC):
         """Masks that no image belongs to, where the format can tell."""
         return ()
 
+    def notes(self) -> tuple[str, ...]:
+        """What the format leaves out and why, for `data check` to say."""
+        return ()
+
     def source(self, image_id: str) -> Dataset:
         """The data set an image comes from: this one, unless several were joined."""
         return self
@@ -177,8 +181,9 @@ def open_dataset(
     Several names or paths are joined: see `_sources`. A .zip archive is unpacked once into the
     user's cache folder: see `_archive`.
 
-    A name is looked for under `data_root`, `$EDGEINC_DATA_ROOT`, `./data`, in this order. What a
-    run recorded is opened where it was, or under `data_root` if that is given.
+    A name is looked for under `data_root`, `$EDGEINC_DATA_ROOT`, `./data`, in this order; the
+    folder may also be the data set itself. What a run recorded is opened where it was, or under
+    `data_root` if that is given.
 
     Raises:
         UsageError: Neither a known name nor an existing path.
@@ -204,8 +209,11 @@ def open_dataset(
         return registry.load("datasets", data.name)(root)  # type: ignore[no-any-return]
     text = os.fspath(data)
     if text in registry.names("datasets"):
-        root = Path(data_root or os.environ.get("EDGEINC_DATA_ROOT") or "data")
-        return registry.load("datasets", text)(_absolute(root) / text)  # type: ignore[no-any-return]
+        root = _absolute(Path(data_root or os.environ.get("EDGEINC_DATA_ROOT") or "data"))
+        plugin = registry.load("datasets", text)
+        # The folder that was named may be the data set itself, as it was unpacked.
+        here = not (root / text).exists() and plugin.recognises(root)
+        return plugin(root if here else root / text)  # type: ignore[no-any-return]
     path = Path(text)
     if path.is_symlink() and not path.exists():
         raise UsageError(

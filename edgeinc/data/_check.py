@@ -106,7 +106,9 @@ def check(
                     prints[split][image_id] = found.fingerprint
                 task.advance(note=f"{len(problems)} problems" if problems else "")
             counts[split] = _counts(dataset, images, pixels)
-    warnings = _same_colors(dataset) + _copies(prints) + _without_labels(empty)
+    warnings = (
+        list(dataset.notes()) + _same_colors(dataset) + _copies(prints) + _without_labels(empty)
+    )
     return DataCheck(
         data=dataset.ref,
         images={split: len(listed) for split, listed in ids.items()},

@@ -31,13 +31,11 @@ __all__ = [
     "inside",
     "outline",
     "read_json",
-    "training_size",
 ]
 
 BACKGROUND = Label(0, "background", (0, 0, 0))
 """What a pixel is that no class was drawn on."""
 
-_LONGEST = 512
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters and halves of characters: not fit for a line of text or a file name."""
 
@@ -184,12 +182,6 @@ def inside(text: object, source: str) -> PurePosixPath:
         f"{source} names the file {text!r}, which may lie outside the data",
         hint="file names must be relative and without '..'",
     )
-
-
-def training_size(size: Size) -> Size:
-    """An image's size, reduced to at most 512 pixels on the longer side."""
-    factor = min(1.0, _LONGEST / max(size))
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _refuse_constant(name: str) -> float:

@@ -106,6 +106,9 @@ class Sources(Dataset):
         source, own = self._home(image_id)
         return self.sources[source].mask_files(own)
 
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for source in self.sources for note in source.notes())
+
     def source(self, image_id: str) -> Dataset:
         return self.sources[self._home(image_id)[0]]
 

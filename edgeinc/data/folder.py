@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeinc import registry
-from edgeinc.data import Dataset, Image, Label, Mask
+from edgeinc.data import Image, Label, Mask
 from edgeinc.data._class_table import read_table, table_text
 from edgeinc.data._files import (
     IMAGE_SUFFIXES,
@@ -42,20 +42,20 @@ from edgeinc.data._files import (
     read_image,
     read_mask,
 )
+from edgeinc.data._listed import Listed
 from edgeinc.data._split import hashed_split
-from edgeinc.errors import DataError, UsageError
+from edgeinc.errors import DataError
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import disk_may_fill, write_atomic
-from edgeinc.schema import VOID, Background, Size
+from edgeinc.schema import VOID, Background
 
 __all__ = ["SPLITS", "TABLE", "Folder", "write_folder"]
 
 SPLITS = ("train", "val", "test")
 TABLE = "classes.toml"
-_LONGEST = 512
 
 
-class Folder(Dataset):
+class Folder(Listed):
     """One folder. What lies in it is listed once, when it is first asked for."""
 
     def __init__(self, root: Path) -> None:
@@ -79,23 +79,6 @@ class Folder(Dataset):
     @property
     def labels(self) -> tuple[Label, ...]:
         return self._table.labels
-
-    @property
-    def default_size(self) -> Size:
-        """The first image's size, reduced to at most 512 pixels on the longer side."""
-        height, width = self.image(next(iter(self._images))).shape[:2]
-        factor = min(1.0, _LONGEST / max(height, width))
-        return max(1, round(height * factor)), max(1, round(width * factor))
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._ids)
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        if split not in self._ids:
-            raise UsageError(
-                f"{self.root} has no split '{split}'", hint=registry.suggest(split, self.splits())
-            )
-        return self._ids[split]
 
     def image(self, image_id: str) -> Image:
         return read_image(self.image_file(image_id))

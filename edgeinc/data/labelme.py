@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinc import registry
-from edgeinc.data import Dataset, Image, Label, Mask, _png
+from edgeinc.data import Image, Label, Mask, _png
 from edgeinc.data._exports import (
     BACKGROUND,
     checked_name,
@@ -36,13 +36,13 @@ from edgeinc.data._exports import (
     class_labels,
     outline,
     read_json,
-    training_size,
 )
 from edgeinc.data._files import IMAGE_SUFFIXES, named, read_image
 from edgeinc.data._headers import read_header, refuse_size, turned
+from edgeinc.data._listed import Listed, training_size
 from edgeinc.data._official import read_lines
 from edgeinc.data._split import hashed_split, read_lists
-from edgeinc.errors import DataError, UsageError
+from edgeinc.errors import DataError
 from edgeinc.schema import VOID, Size
 
 __all__ = ["Labelme"]
@@ -61,7 +61,7 @@ _CORNERS = {
 """Shape type -> how many points it may have."""
 
 
-class Labelme(Dataset):
+class Labelme(Listed):
     """One folder. A JSON file is read each time something of it is asked for."""
 
     background = "real"
@@ -88,16 +88,6 @@ class Labelme(Dataset):
     def default_size(self) -> Size:
         """The first image's size, reduced to at most 512 pixels on the longer side."""
         return training_size(_size(*self._content(next(iter(self._files)))))
-
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self._ids)
-
-    def ids(self, split: str) -> tuple[str, ...]:
-        if split not in self._ids:
-            raise UsageError(
-                f"{self.root} has no split '{split}'", hint=registry.suggest(split, self.splits())
-            )
-        return self._ids[split]
 
     def image(self, image_id: str) -> Image:
         content, home = self._content(image_id)

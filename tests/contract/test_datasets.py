@@ -259,6 +259,12 @@ def test_a_path_is_recognised(name, data):
     assert open_dataset(data.root).ref == data.ref
 
 
+def test_the_data_root_may_be_the_data_set_itself(name, data):
+    if name == "streets":
+        pytest.skip("streets has no folder")
+    assert open_dataset(name, data_root=data.root).ids("train") == data.ids("train")
+
+
 def test_no_other_format_claims_it(name, data):
     claims = [
         n for n in registry.names("datasets") if registry.load("datasets", n).recognises(data.root)
