@@ -108,6 +108,7 @@ def make_ours(
     job = loop.Fit(
         model=student.to(memory_format=torch.channels_last).train(),
         teacher=teacher.to(memory_format=torch.channels_last),
+        old=None,
         method=CIL(CIL.Config(), context()),
         batches=make_batches(options, size, settings.workers),
         settings=settings,
@@ -116,7 +117,7 @@ def make_ours(
         iterations=iterations,
         folder=folder,
     )
-    optimizer = loop.make_optimizer(student, settings)
+    optimizer = loop.make_optimizer(job.method.groups(student), settings)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for _ in job.batches.stream(0, job.batches.per_epoch):
         pass  # the first epoch decodes; all others find the images decoded, as these turns do

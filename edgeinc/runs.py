@@ -8,6 +8,7 @@
         metrics.jsonl        one line per iteration
         eval.json            score after the step
         hold-out.txt         images kept out of training, where there are any
+        memory.safetensors   what the method keeps for the next step, where it keeps anything
         state.safetensors    only while the step is running: what `--resume` continues from
       step-1/ ...
       export/ bench/ predict/ report.html
@@ -105,6 +106,19 @@ class Run:
         """Images of a step that were kept out of its training; () where none were."""
         file = self.folder(index) / "hold-out.txt"
         return tuple(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ()
+
+    def memory(self, index: int) -> Path | None:
+        """The file of what a step's method kept for the next one, if it kept anything."""
+        file = self.folder(index) / "memory.safetensors"
+        return file if file.exists() else None
+
+    def write_memory(self, index: int, content: bytes) -> None:
+        """Record what a step's method keeps for the next one.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        write_atomic(self.folder(index) / "memory.safetensors", content)
 
     def write_held_out(self, index: int, images: Sequence[str]) -> None:
         """Record the images that a step does not train on.

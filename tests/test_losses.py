@@ -130,7 +130,7 @@ def cil(background="none", **options):
 
 def test_cil_is_cross_entropy_on_new_and_distillation_on_the_rest(case):
     student, teacher, labels = case
-    terms = cil().terms(Output(student), labels, teacher)
+    terms = cil().terms(Output(student), labels, Output(teacher))
     assert float(terms["ce"]) == pytest.approx(slow_cross_entropy(student, labels), rel=1e-5)
     expected = slow_distillation(student, teacher, labels == VOID, True)
     assert float(terms["kd"]) == pytest.approx(expected, rel=1e-5)
@@ -138,7 +138,7 @@ def test_cil_is_cross_entropy_on_new_and_distillation_on_the_rest(case):
 
 def test_cil_without_weights_is_the_plain_distillation(case):
     student, teacher, labels = case
-    terms = cil(entropy_weights=False).terms(Output(student), labels, teacher)
+    terms = cil(entropy_weights=False).terms(Output(student), labels, Output(teacher))
     expected = slow_distillation(student, teacher, labels == VOID, False)
     assert float(terms["kd"]) == pytest.approx(expected, rel=1e-5)
 
@@ -146,7 +146,7 @@ def test_cil_without_weights_is_the_plain_distillation(case):
 def test_cil_distils_background_pixels_where_background_is_real(case):
     student, teacher, labels = case
     labels[:, 0] = 0  # what is not a new class is labelled background
-    terms = cil("real").terms(Output(student), labels, teacher)
+    terms = cil("real").terms(Output(student), labels, Output(teacher))
     not_new = (labels == VOID) | (labels == 0)
     expected = slow_distillation(student, teacher, not_new, True)
     assert float(terms["kd"]) == pytest.approx(expected, rel=1e-5)
@@ -159,7 +159,7 @@ def test_cil_pushes_new_probabilities_down_where_the_teacher_speaks():
     teacher = torch.tensor([5.0, 0, 0]).view(1, 3, 1, 1)
     student = torch.tensor([5.0, 0, 0, 0, 0]).view(1, 5, 1, 1).requires_grad_(True)
     labels = torch.full((1, 1, 1), VOID)
-    cil().terms(Output(student), labels, teacher)["kd"].backward()
+    cil().terms(Output(student), labels, Output(teacher))["kd"].backward()
     assert (student.grad[0, 3:] > 0).all()
 
 

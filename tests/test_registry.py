@@ -185,10 +185,10 @@ def test_the_recipes_of_contributing_are_working_plugins(copy, python, repositor
     code = (
         "import torch; from pathlib import Path; from edgeinc import registry\n"
         "from edgeinc.models import create; from edgeinc.methods import StepContext\n"
-        "model = create('tiny', [3]); old = model(torch.zeros(1, 3, 4, 6)).logits.detach()\n"
+        "model = create('tiny', [3]); old = model(torch.zeros(1, 3, 4, 6))\n"
         "model.grow(2); out = model(torch.zeros(1, 3, 4, 6)); print(tuple(out.logits.shape))\n"
-        "LwF = registry.load('methods', 'lwf'); context = StepContext(3, 5, 'none', None)\n"
-        "terms = LwF(LwF.Config(), context).terms(out, torch.full((1, 4, 6), 255), old)\n"
+        "Distil = registry.load('methods', 'distil'); context = StepContext(3, 5, 'none', None)\n"
+        "terms = Distil(Distil.Config(), context).terms(out, torch.full((1, 4, 6), 255), old)\n"
         "print({name: term.isfinite().item() for name, term in terms.items()})\n"
         f"data = registry.load('datasets', 'skyline')(Path({str(skyline.parent)!r}))\n"
         "print(data.ids('train'), data.image('train/a').shape, data.mask('train/a').max())\n"

@@ -72,11 +72,27 @@ def test_extend_takes_over_the_settings_of_the_step_before(base_run):
 
 
 @pytest.mark.parametrize("method", registry.names("methods"))
-def test_every_method_extends_a_run_and_loses_no_class(base_run, method):
-    result = edgeinc.extend(base_run, new_classes=["tree"], method=method)
-    assert [c.name for c in result.score.classes] == ["road", "sky", "building", "tree"]
-    state = load_file(open_run(base_run).weights(1))
-    assert state["head.1.bias"].shape == (1,)
+def test_every_method_extends_a_run_and_loses_no_class(base_run, street_data, tmp_path, method):
+    quick = {"hrhf": ["method.per_class=3", "method.batch=8", "method.iterations=1"]}
+    plugin = registry.load("methods", method)
+    run, first = base_run, []
+    if "none" not in plugin.backgrounds:
+        run, first = tmp_path / "virtual", ["other"]
+        known = ["road", "sky", "building"]
+        options = {"size": (64, 96), "sets": ["model.width=0.125"], "background": "virtual"}
+        edgeinc.train(street_data, classes=known, run=run, **options, **QUICK)
+    result = edgeinc.extend(
+        run,
+        new_classes=["tree"],
+        method=method,
+        sets=quick.get(method, ()),
+        labels="new-and-old" if plugin.labels == "new-and-old" else None,
+    )
+    assert [c.name for c in result.steps[0].classes] == [*first, "road", "sky", "building", "tree"]
+    assert {"road", "sky", "building", "tree"} <= {c.name for c in result.score.classes}
+    state = load_file(open_run(run).weights(1))
+    own = "branches.1.head.0.bias"
+    assert state[own if own in state else "head.1.bias"].shape == (1,)
 
 
 def test_joint_sees_every_image_and_the_others_only_those_of_the_new_class(base_run, street_data):

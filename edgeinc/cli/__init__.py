@@ -49,6 +49,7 @@ def _root(
 for _module in (
     "learn",
     "adopt",
+    "invert",
     "look",
     "ship",
     "info",

@@ -101,6 +101,17 @@ def train(
             autocompletion=completion("models"),
         ),
     ] = "erfnet",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="Method of later steps, where it must train something at step 0 already.",
+            rich_help_panel=WHAT,
+            autocompletion=completion("methods"),
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -147,6 +158,7 @@ def train(
         classes=names(classes, "--classes"),
         background=background,
         model=model,
+        method=method,
         size=height_width,
         scenario=scenario,
         run=run,

@@ -26,11 +26,15 @@ CACHE_BYTES = 2 << 30
 
 
 class Batch(NamedTuple):
-    """`images` (B, H, W, 3) and `labels` (B, H, W), uint8; `wait_s`: how long training waited."""
+    """`images` (B, H, W, 3) and `labels` (B, H, W), uint8; `wait_s`: how long training waited.
+
+    `iteration`: what it was made for.
+    """
 
     images: Image
     labels: Mask
     wait_s: float
+    iteration: int
 
 
 class Batches:
@@ -107,7 +111,7 @@ class Batches:
             for iteration in range(first, last):
                 start = perf_counter()
                 images, labels = self.make(iteration)
-                yield Batch(images, labels, perf_counter() - start)
+                yield Batch(images, labels, perf_counter() - start, iteration)
             return
         with ThreadPoolExecutor(self.workers) as pool:
             ahead: deque[Future[tuple[Image, Mask]]] = deque()
@@ -117,7 +121,7 @@ class Batches:
                         ahead.append(pool.submit(self.make, iteration + len(ahead)))
                     start = perf_counter()
                     images, labels = ahead.popleft().result()
-                    yield Batch(images, labels, perf_counter() - start)
+                    yield Batch(images, labels, perf_counter() - start, iteration)
             finally:
                 for future in ahead:
                     future.cancel()

@@ -38,8 +38,8 @@ class Segmenter(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise, run the network, decide by argmax."""
-        ids = self.model(self.model.normalise(images)).logits.argmax(1)
+        """Normalise, run the network, decide by its rule."""
+        ids = self.model.decide(self.model(self.model.normalise(images))).argmax(1)
         return ids.to(torch.float32).to(torch.uint8)  # TensorRT casts to uint8 from floats only
 
 

@@ -164,7 +164,7 @@ def _card(
         size=run.info.size,
         precision=precision,
         head="static",
-        decision="argmax",
+        decision=model.decision,
         input=f"images: uint8 (1, {height}, {width}, 3), RGB",
         output=f"classes: uint8 (1, {height}, {width}), class ids",
         mean=model.mean,

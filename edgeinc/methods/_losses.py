@@ -51,6 +51,45 @@ def auxiliary(output: Output, labels: Tensor, class_weights: Tensor | None) -> d
     return {"aux": torch.stack(losses).sum()}
 
 
+def new_cross_entropy(
+    logits: Tensor, labels: Tensor, first_new: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """`cross_entropy` with a softmax over the new classes alone, on the pixels labelled so.
+
+    Args:
+        logits: (B, C, H, W) over old and new classes.
+        labels: (B, H, W) int64; everything below `first_new` counts as `VOID`.
+        first_new: Number of old classes.
+        class_weights: (C,) or None.
+    """
+    new = (labels >= first_new) & (labels != VOID)
+    weights = None if class_weights is None else class_weights[first_new:]
+    return cross_entropy(logits[:, first_new:], torch.where(new, labels - first_new, VOID), weights)
+
+
+def new_supervised(
+    output: Output, labels: Tensor, first_new: int, class_weights: Tensor | None
+) -> dict[str, Tensor]:
+    """`new_cross_entropy` of the decision (`ce`) and of the training-only outputs (`aux`)."""
+    losses = [
+        new_cross_entropy(logits, labels, first_new, class_weights)
+        for logits in (output.logits, *output.aux)
+    ]
+    aux = {"aux": torch.stack(losses[1:]).sum()} if output.aux else {}
+    return {"ce": losses[0], **aux}
+
+
+def old_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over every pixel of -sum q log p, q and p softmaxes over the old classes alone.
+
+    Args:
+        logits: (B, C, H, W) of the student; those of new classes are cut off before the softmax.
+        teacher: (B, C_old, H, W) of the previous network.
+    """
+    log_p = log_softmax(logits[:, : teacher.shape[1]])
+    return -(log_softmax(teacher).exp() * log_p).sum(1).mean()
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Over classes, in float32."""
     return F.log_softmax(logits.float(), dim=1)

@@ -52,7 +52,7 @@ class CIL(Method):
         """As configured."""
         return config.init
 
-    def terms(self, output: Output, labels: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
+    def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:
         """Cross-entropy on new labels; distillation elsewhere once there is a teacher."""
         weights = self.context.class_weights
         log_p = log_softmax(output.logits)
@@ -62,7 +62,7 @@ class CIL(Method):
         labels = labels.masked_fill(~new, VOID)
         return {
             "ce": nll(log_p, labels, weights),
-            "kd": distillation(log_p, teacher, ~new, weighted=self.config.entropy_weights),
+            "kd": distillation(log_p, teacher.logits, ~new, weighted=self.config.entropy_weights),
             **auxiliary(output, labels, weights),
         }
 

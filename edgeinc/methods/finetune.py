@@ -27,6 +27,6 @@ class Finetune(Method):
     class Config:
         """Fine-tuning has no options."""
 
-    def terms(self, output: Output, labels: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
+    def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:
         """Cross-entropy, and that of the auxiliary outputs."""
         return supervised(output, labels, self.context.class_weights)

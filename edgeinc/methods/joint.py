@@ -23,7 +23,7 @@ class Joint(Method):
 
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
 
-    labels: ClassVar[Literal["new", "all"]] = "all"
+    labels: ClassVar[Literal["new", "new-and-old", "all"]] = "all"
 
     @dataclass(frozen=True)
     class Config:
@@ -34,6 +34,6 @@ class Joint(Method):
         """Fresh weights: one training with everything."""
         return "fresh"
 
-    def terms(self, output: Output, labels: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:
+    def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:
         """Cross-entropy, and that of the auxiliary outputs."""
         return supervised(output, labels, self.context.class_weights)

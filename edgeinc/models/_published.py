@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeinc.errors import EdgeincError, UsageError
-from edgeinc.models import Head, Model, create
+from edgeinc.models import Head, Model, create, own_decoders
 from edgeinc.schema import IMAGENET, Normalisation
 
 SHOWN = 3
@@ -229,6 +229,12 @@ def _renamed(
 
 def _own(state: Mapping[str, Tensor], heads: tuple[tuple[str, int], ...], file: Path) -> Published:
     """A state dict of ours, where the classifiers of later steps become part of step 0."""
+    if own := sorted(own_decoders(state)):
+        raise UsageError(
+            f"{file} has a decoder of its own for step {', '.join(map(str, own))}: "
+            "that is no network of one step",
+            hint="extend or export the run it is from; to import, take the weights of step 0",
+        )
     tensors, steps = dict(state), 1
     for head, axis in heads:
         for part, along in (("weight", axis), ("bias", 0)):

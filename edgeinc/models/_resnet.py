@@ -18,6 +18,8 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions (ResNet-18)."""
 
     expansion = 1
+    parallel = (("conv2", "bn2"),)
+    """Convolutions with the BatchNorm behind them that may be doubled, see `_parallel`."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -37,6 +39,8 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 (strided, as torchvision has it), 1x1 convolutions (ResNet-50 and 101)."""
 
     expansion = 4
+    parallel = (("conv2", "bn2"),)
+    """As in `BasicBlock`."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()

@@ -96,9 +96,8 @@ class Classifier(nn.Module):
         self.upsample = float(upsample)
         self.align_corners = align_corners
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) -> logits (B, C, h·upsample, w·upsample)."""
-        logits = self.head(self.conv(x))
+    def enlarged(self, logits: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h·upsample, w·upsample), bilinear."""
         return F.interpolate(
             logits,
             scale_factor=self.upsample,
@@ -107,10 +106,30 @@ class Classifier(nn.Module):
         )
 
 
+class Branch(nn.Module):
+    """What joins both paths for one step, and its classifier."""
+
+    def __init__(self, fuse: nn.Module, classifier: Classifier) -> None:
+        super().__init__()
+        self.fuse = fuse
+        self.classifier = classifier
+
+    @property
+    def head(self) -> Head:
+        """The classifier's head."""
+        return self.classifier.head
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Both paths at 1/8 -> logits (B, C, H, W)."""
+        features = self.classifier.conv(self.fuse(spatial, context))
+        return self.classifier.enlarged(self.classifier.head(features))
+
+
 class BiSeNet(Model):
     """The network. Features before the classifier: (B, 256·width, H/8, W/8), non-negative."""
 
     stride = 32
+    encoded = 2
 
     @dataclass(frozen=True)
     class Config:
@@ -149,8 +168,10 @@ class BiSeNet(Model):
         self.smooth16 = ConvBNReLU(c128, c128)
         self.smooth32 = ConvBNReLU(c128, c128)
         self.tail = ConvBNReLU(deep32, c128, 1)
-        kind = NormFusion if fusion == "norm" else FeatureFusion
-        self.fuse = kind(c128 + c128, c256)
+        self._fusion = NormFusion if fusion == "norm" else FeatureFusion
+        self._channels = (c128 + c128, c256)
+        self._align_corners = align_corners
+        self.fuse = self._fusion(*self._channels)
         self.classifier = Classifier(c256, c256, classes, 8, align_corners)
         self.aux16 = Classifier(c128, c64, classes, 8, align_corners)
         self.aux32 = Classifier(c128, c64, classes, 16, align_corners)
@@ -159,18 +180,43 @@ class BiSeNet(Model):
         """The principal head and the two auxiliary ones."""
         return (self.classifier.head, self.aux16.head, self.aux32.head)
 
+    def new_decoder(self, classes: int) -> Branch:
+        """Fusion module and classifier again, a fifth more operations with a ResNet-18."""
+        _, c256 = self._channels
+        classifier = Classifier(c256, c256, classes, 8, self._align_corners)
+        return Branch(self._fusion(*self._channels), classifier)
+
+    def decoders(self) -> tuple[nn.Module, ...]:
+        """Fusion, principal and auxiliary classifiers, and every own decoder."""
+        first = (self.fuse, self.classifier, self.aux16, self.aux32)
+        return (*first, *self.branches.values())
+
     def load_backbone(self, state: dict[str, Tensor]) -> int:
         """Take a torchvision ResNet's weights; its `fc` is not used."""
         return self.backbone.load_torchvision(state)
 
     def forward(self, x: Tensor) -> Output:
-        """(B, 3, H, W) normalised -> logits (B, C, H, W); in training two more in `aux`."""
+        """(B, 3, H, W) normalised -> logits (B, C, H, W); in training two more in `aux`.
+
+        A network with own decoders has no auxiliary outputs: they would not know every class.
+        """
         deep16, deep32 = self.backbone(x)
         up32 = self.refine32(deep32) + self.tail(global_average(deep32))
         up32 = self.smooth32(F.interpolate(up32, scale_factor=2.0, mode="nearest"))  # 1/16
         up16 = self.refine16(deep16) + up32
         up16 = self.smooth16(F.interpolate(up16, scale_factor=2.0, mode="nearest"))  # 1/8
-        logits = self.classifier(self.fuse(self.spatial(x), up16))
-        if not self.training:
-            return Output(logits)
-        return Output(logits, (self.aux16(up16), self.aux32(up32)))
+        spatial = self.spatial(x)
+        fused = self.fuse(spatial, up16)
+        features = self.classifier.conv(fused)
+        scores = self.classifier.enlarged(self.classifier.head(features))
+        logits, unknown = self.parted(scores)
+        logits = self.beside(logits, spatial, up16)
+        stages = (deep16, deep32, fused)
+        if not self.training or self.branches:
+            return Output(logits, (), features, stages, unknown=unknown)
+        seen = (self.aux16.conv(up16), self.aux32.conv(up32))
+        aux = (
+            self.aux16.enlarged(self.aux16.head(seen[0])),
+            self.aux32.enlarged(self.aux32.head(seen[1])),
+        )
+        return Output(logits, aux, features, stages, seen, unknown)

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from edgeinc.models import Head, Model, Output
 
 EPS = 1e-3
+ENCODER_STAGES = (6, 15)
+"""Layers that end a resolution of the encoder: 64 channels at 1/4, 128 at 1/8."""
+DECODER_STAGES = (2, 5)
+"""And of the decoder: 64 channels at 1/4, 16 at 1/2."""
 
 
 class Downsampler(nn.Module):
@@ -33,6 +37,9 @@ class Downsampler(nn.Module):
 
 class NonBottleneck1d(nn.Module):
     """Residual block of two factorised 3x3 convolutions, the second pair dilated (section III)."""
+
+    parallel = (("conv1x3_1", "bn1"), ("conv1x3_2", "bn2"))
+    """Convolutions with the BatchNorm behind them that may be doubled, see `_parallel`."""
 
     def __init__(self, channels: int, dropout: float, dilation: int) -> None:
         super().__init__()
@@ -67,10 +74,40 @@ class Upsampler(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
+class Decoder(nn.Sequential):
+    """From the encoder's 1/8 to features at 1/2."""
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        c16, c64, c128 = channels
+        super().__init__(
+            Upsampler(c128, c64),
+            NonBottleneck1d(c64, 0, 1),
+            NonBottleneck1d(c64, 0, 1),
+            Upsampler(c64, c16),
+            NonBottleneck1d(c16, 0, 1),
+            NonBottleneck1d(c16, 0, 1),
+        )
+
+
+class Branch(nn.Module):
+    """The decoder of one step and its classifier."""
+
+    def __init__(self, channels: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.decoder = Decoder(channels)
+        self.head = Head(channels[0], classes, "deconv2x2")
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """(B, 128·width, H/8, W/8) -> logits (B, C, H, W)."""
+        logits: Tensor = self.head(self.decoder(encoded))
+        return logits
+
+
 class ERFNet(Model):
     """The network. Features before the classifier: (B, 16·width, H/2, W/2), non-negative."""
 
     stride = 8
+    encoded = 1
 
     @dataclass(frozen=True)
     class Config:
@@ -87,8 +124,10 @@ class ERFNet(Model):
     def __init__(self, classes: int, *, width: float, dropout: float) -> None:
         super().__init__()
         # A downsampler passes its input on, so its output must have more channels than that.
-        c16, c64, c128 = (
-            max(least, round(width * c)) for least, c in ((8, 16), (16, 64), (32, 128))
+        c16, c64, c128 = self._channels = (
+            max(8, round(width * 16)),
+            max(16, round(width * 64)),
+            max(32, round(width * 128)),
         )
         self.encoder = nn.Sequential(
             Downsampler(3, c16),
@@ -97,20 +136,33 @@ class ERFNet(Model):
             Downsampler(c64, c128),
             *(NonBottleneck1d(c128, dropout, d) for d in (2, 4, 8, 16) * 2),
         )
-        self.decoder = nn.Sequential(
-            Upsampler(c128, c64),
-            NonBottleneck1d(c64, 0, 1),
-            NonBottleneck1d(c64, 0, 1),
-            Upsampler(c64, c16),
-            NonBottleneck1d(c16, 0, 1),
-            NonBottleneck1d(c16, 0, 1),
-        )
+        self.decoder = Decoder(self._channels)
         self.head = Head(c16, classes, "deconv2x2")
 
     def heads(self) -> tuple[Head, ...]:
         """The one head."""
         return (self.head,)
 
+    def new_decoder(self, classes: int) -> Branch:
+        """The whole decoder again: a fifth more operations than the network with one."""
+        return Branch(self._channels, classes)
+
+    def decoders(self) -> tuple[nn.Module, ...]:
+        """The decoder, its head, and every own decoder."""
+        return (self.decoder, self.head, *self.branches.values())
+
     def forward(self, x: Tensor) -> Output:
         """(B, 3, H, W) normalised -> logits (B, C, H, W)."""
-        return Output(self.head(self.decoder(self.encoder(x))))
+        stages = []
+        for index, layer in enumerate(self.encoder):
+            x = layer(x)
+            if index in ENCODER_STAGES:
+                stages.append(x)
+        encoded = x
+        for index, layer in enumerate(self.decoder):
+            x = layer(x)
+            if index in DECODER_STAGES:
+                stages.append(x)
+        logits, unknown = self.parted(self.head(x))
+        logits = self.beside(logits, encoded)
+        return Output(logits, features=x, stages=tuple(stages), unknown=unknown)

@@ -58,14 +58,14 @@ class TorchSession(Session):
         import torch
         from safetensors.torch import load_file
 
-        from edgeinc.models import create
+        from edgeinc.models import restored
 
         run = open_run(path.parent)
         step = run.step(int(path.name.removeprefix("step-")))
         counts = [len(step.table.of_step(i)) for i in range(step.index + 1)]
         options, normalisation = run.info.model_options, run.info.normalisation
-        model = create(run.info.model, counts, options, normalisation=normalisation)
-        model.load_state_dict(load_file(run.weights(step.index)))
+        state = load_file(run.weights(step.index))
+        model = restored(run.info.model, counts, state, options, normalisation=normalisation)
         self.device = torch.device(pick_device(device))
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads or host.cores()
@@ -74,19 +74,19 @@ class TorchSession(Session):
         self.path, self.sha256 = path, step.weights_sha256
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids by argmax of the logits."""
+        """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids by its rule."""
         import torch
 
-        return self._computed(images, lambda logits: logits.argmax(1).to(torch.uint8))
+        return self._computed(images, lambda scores: scores.argmax(1).to(torch.uint8))
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scores of every class, (N, C, H, W) float32, at the size of the images."""
-        return self._computed(images, lambda logits: logits.float())
+        return self._computed(images, lambda scores: scores.float())
 
     def _computed(
         self, images: npt.NDArray[np.uint8], made: Callable[[Tensor], Tensor]
     ) -> npt.NDArray[Any]:
-        """What is made of the network's logits for a batch."""
+        """What is made of the scores by which the network decides, for a batch."""
         import torch
 
         self.check(images)
@@ -95,7 +95,8 @@ class TorchSession(Session):
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self.device)
-                return made(self.model(self.model.normalise(batch)).logits).cpu().numpy()
+                output = self.model(self.model.normalise(batch))
+                return made(self.model.decide(output)).cpu().numpy()
         finally:
             torch.set_num_threads(before)
 

@@ -131,3 +131,38 @@ class ImportResult:
     filled: dict[str, str]
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+
+@document
+class InvertedClass:
+    """Images made of one class.
+
+    `found`: percent of them in which the network sees the class; `area`: its mean share of their
+    pixels in percent.
+    """
+
+    name: str
+    images: int
+    found: float
+    area: float
+
+
+@document
+class InvertResult:
+    """Images that `invert` made from a network, or found made.
+
+    `bn_noise`, `bn_images`: the BatchNorm terms of the loss at the start and at the end; `seconds`:
+    how long the images took when they were made; `out`: where pictures were copied to, or "".
+    """
+
+    run: str
+    step: int
+    folder: str
+    images: int
+    found: float
+    classes: tuple[InvertedClass, ...]
+    bn_noise: float
+    bn_images: float
+    seconds: float
+    out: str = ""
+    schema_version: int = SCHEMA_VERSION

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from edgeinc import registry
 from edgeinc.data._batches import Batches
 from edgeinc.errors import Interrupted, RunError
 from edgeinc.evaluation import evaluate
-from edgeinc.methods import StepContext
-from edgeinc.models import Model, create
+from edgeinc.methods import NOTHING_KEPT, Method, StepContext
+from edgeinc.models import Model, create, own_decoders, restored
 from edgeinc.models._fold import folded
 from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
 from edgeinc.runs import Run, sha256, write_atomic
 from edgeinc.schema import EvalResult, StepInfo, to_json
-from edgeinc.training.loop import DTYPES, Fit, fit
+from edgeinc.training.gallery import Gallery
+from edgeinc.training.loop import DTYPES, PREPARED, Fit, fit, survey
 from edgeinc.training.plan import StepPlan, check_unchanged, class_weights
 from edgeinc.training.state import FILE as STATE
 
@@ -51,16 +54,9 @@ def run_step(
         run.write_step(info)
     if plan.held_out:
         run.write_held_out(info.index, plan.held_out)
-    model, teacher = build(run, plan)
     announce(plan, progress)
-    context = StepContext(
-        first_new=len(info.classes) - len(info.new_classes),
-        classes=len(info.classes),
-        background=info.background,
-        class_weights=class_weights(plan),
-    )
-    plugin = registry.load("methods", info.method)
-    method = plugin(plugin.Config(**info.method_options), context)
+    method = make_method(run, plan)
+    model, old, teacher = build(run, plan, method)
     batches = Batches(
         plan.dataset,
         plan.images,
@@ -75,6 +71,7 @@ def run_step(
     job = Fit(
         model=model,
         teacher=teacher,
+        old=old,
         method=method,
         batches=batches,
         settings=plan.settings,
@@ -82,22 +79,68 @@ def run_step(
         device=plan.device,
         iterations=info.iterations,
         folder=folder,
+        store=Gallery(run, plan.parent) if plan.parent is not None else NOTHING_KEPT,
     )
     try:
         seconds = fit(job, progress=progress)
     except Interrupted as stop:
         raise Interrupted(stop.message, hint=f"{info.command} --resume") from stop
+    memory = method.finish(model, old, survey(job, progress))
+    if memory:
+        run.write_memory(info.index, save({k: v.cpu().contiguous() for k, v in memory.items()}))
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     weights = folder / "weights.safetensors"
     write_atomic(weights, save(tensors))
     done = replace(info, status="done", seconds=round(seconds, 1), weights_sha256=sha256(weights))
     run.write_step(done)
-    (folder / STATE).unlink(missing_ok=True)
+    for passing in (STATE, PREPARED):
+        (folder / passing).unlink(missing_ok=True)
     return done, score(run, plan, progress)
 
 
-def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
-    """The network as the step starts with it, and its teacher if the method asks for one.
+def make_method(run: Run, plan: StepPlan) -> Method:
+    """The method of a step, with what it kept at the step before."""
+    info = plan.info
+    parent = plan.parent
+    same = parent is not None and parent.method == info.method
+    memory = run.memory(parent.index) if parent is not None and same else None
+    context = StepContext(
+        first_new=len(info.classes) - len(info.new_classes),
+        classes=len(info.classes),
+        background=info.background,
+        class_weights=class_weights(plan),
+        memory=load_file(memory, device=str(plan.device)) if memory else {},
+        seed=plan.settings.seed,
+    )
+    plugin = registry.load("methods", info.method)
+    return plugin(plugin.Config(**info.method_options), context)
+
+
+def try_growth(run: Run, plan: StepPlan) -> None:
+    """Let the method grow the network without its weights, before anything is written.
+
+    Raises:
+        UsageError: The network cannot grow as the method wants it to.
+        RunError: The previous step's weights were changed.
+    """
+    info, parent = plan.info, plan.parent
+    plugin = registry.load("methods", info.method)
+    config = plugin.Config(**info.method_options)
+    if parent is None or plugin.init(config) == "fresh":
+        return
+    with safe_open(run.weights(parent.index), framework="pt") as file:
+        own = own_decoders(file.keys())
+    counts = [len(info.table.of_step(i)) for i in range(info.index + 1)]
+    options = run.info.model_options
+    first_new = len(info.classes) - len(info.new_classes)
+    context = StepContext(first_new, len(info.classes), info.background, None)
+    with torch.random.fork_rng([]), torch.device("meta"):
+        model = create(run.info.model, counts[:-1], options, decoders=own)
+        plugin(config, context).grow(model, counts[-1])
+
+
+def build(run: Run, plan: StepPlan, method: Method) -> tuple[Model, Model | None, Model | None]:
+    """The network as the step starts with it, the one before it, and a teacher if asked for.
 
     Raises:
         RunError: The previous step's weights were changed.
@@ -105,30 +148,48 @@ def build(run: Run, plan: StepPlan) -> tuple[Model, Model | None]:
     """
     info, parent = plan.info, plan.parent
     counts = [len(info.table.of_step(i)) for i in range(info.index + 1)]
-    plugin = registry.load("methods", info.method)
-    fresh = parent is None or plugin.init(plugin.Config(**info.method_options)) == "fresh"
+    fresh = parent is None or method.init(method.config) == "fresh"
+    old = _before(run, plan).eval().requires_grad_(False) if parent is not None else None
     with torch.random.fork_rng([]):
         torch.manual_seed(plan.settings.seed + 7919 * info.index)  # not the dropout's numbers
-        if fresh:
-            model = _network(run, counts)
-            if plan.settings.init:
-                model.load_backbone(read_weights(Path(plan.settings.init)))
-        else:
-            model = _restore(run, counts[:-1])
-            model.grow(counts[-1])
-    if parent is not None:
-        model.freeze_bn(stats=plan.settings.freeze_bn_stats, affine=plan.settings.freeze_bn_affine)
-    model.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if parent is None or not plugin.teacher:
-        return model, None
-    teacher = folded(_restore(run, counts[:-1])).to(DTYPES[plan.precision])
-    return model, teacher.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = _network(run, counts) if fresh else _before(run, plan)
+        if fresh and plan.settings.init:
+            model.load_backbone(read_weights(Path(plan.settings.init)))
+        if parent is not None:
+            # Before it grows: a decoder that is added has no statistics yet that could be kept.
+            stats, affine = plan.settings.freeze_bn_stats, plan.settings.freeze_bn_affine
+            model.freeze_bn(stats=stats, affine=affine)
+        if not fresh:
+            method.grow(model, counts[-1])
+        method.begin(model, old)
+    place = partial(_placed, device=plan.device)
+    if old is None:
+        return place(model), None, None
+    teacher = folded(old).to(DTYPES[plan.precision]) if method.teacher else None
+    return place(model), place(old), place(teacher) if teacher else None
 
 
-def _restore(run: Run, counts: Sequence[int]) -> Model:
-    model = _network(run, counts)
-    model.load_state_dict(load_file(run.weights(len(counts) - 1)))
+def _placed(model: Model, device: torch.device) -> Model:
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _before(run: Run, plan: StepPlan) -> Model:
+    """The network of the step before; a row that only its own method knows is taken away."""
+    info = plan.info
+    model = restore(run, [len(info.table.of_step(i)) for i in range(info.index)])
+    if plan.parent is not None and plan.parent.method != info.method:
+        model.drop_unknown()
     return model
+
+
+def restore(run: Run, counts: Sequence[int]) -> Model:
+    """The network after step `len(counts) - 1`, whose steps added `counts` classes.
+
+    Raises:
+        RunError: Its weights were changed.
+    """
+    info, state = run.info, load_file(run.weights(len(counts) - 1))
+    return restored(info.model, counts, state, info.model_options, normalisation=info.normalisation)
 
 
 def _network(run: Run, counts: Sequence[int]) -> Model:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,22 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from edgeinc import host
 from edgeinc.config import TrainSettings
 from edgeinc.data._batches import Batch, Batches
 from edgeinc.errors import Interrupted, TrainingError
-from edgeinc.methods import Method
-from edgeinc.models import Model
+from edgeinc.methods import NOTHING_KEPT, Method, Store, Survey
+from edgeinc.models import Model, Output
 from edgeinc.progress import Progress
-from edgeinc.runs import disk_may_fill
-from edgeinc.training.state import load_state, save_state
+from edgeinc.runs import disk_may_fill, write_atomic
+from edgeinc.training.state import State
 
 POLY_POWER = 0.9
+PREPARED = "prepared.safetensors"
+"""What a method computed before training, while the step is running."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,11 +43,14 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Fit:
     """Everything the loop works with.
 
-    `teacher`: the previous step's network for inference, in the precision of the job, or None.
+    `old`: the previous step's network as it was trained, in eval mode, on its way to the method's
+    hooks; `teacher`: the same for inference in the precision of the job. None where there is none
+    or the method does not ask. `store`: what the method may keep for steps after the same network.
     """
 
     model: Model
     teacher: Model | None
+    old: Model | None
     method: Method
     batches: Batches
     settings: TrainSettings
@@ -52,6 +58,7 @@ class Fit:
     device: torch.device
     iterations: int
     folder: Path
+    store: Store = NOTHING_KEPT
 
 
 def fit(job: Fit, *, progress: Progress) -> float:
@@ -66,27 +73,19 @@ def fit(job: Fit, *, progress: Progress) -> float:
         RunError: The disk is full, or the saved state is damaged.
     """
     settings, model = job.settings, job.model
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(job.method.groups(model), settings)
     scaler = torch.amp.GradScaler(job.device.type, enabled=job.precision == "fp16")
     total = job.iterations
     with _process_state(job):
         torch.manual_seed(settings.seed + job.batches.step)
-        done, seconds = load_state(job.folder, model=model, optimizer=optimizer, scaler=scaler)
+        state = State(job.folder, model, optimizer, scaler, job.method)
+        done, seconds = state.load()
+        job.method.ready(_prepared(job, progress))
         model.train()
         forward = torch.compile(model) if settings.compile else model
         per_epoch = total // settings.epochs
         start = perf_counter() - seconds
         stream = job.batches.stream(done * settings.accumulate, total * settings.accumulate)
-
-        def save(iteration: int) -> None:
-            save_state(
-                job.folder,
-                model=model,
-                optimizer=optimizer,
-                scaler=scaler,
-                iteration=iteration,
-                seconds=perf_counter() - start,
-            )
 
         with (
             _interruptible() as interrupted,
@@ -96,20 +95,20 @@ def fit(job: Fit, *, progress: Progress) -> float:
             for iteration in range(done, total):
                 lr = settings.lr * (1 - iteration / total) ** POLY_POWER
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["lr_scale"]
                 values = _iteration(job, forward, stream, optimizer, scaler)
                 metrics.write(iteration, lr=lr, **values)
                 task.advance(note=f"loss {values['loss']:.3f}")
                 finished = iteration + 1
                 if interrupted.is_set():
-                    save(finished)
+                    state.save(finished, perf_counter() - start)
                     raise Interrupted(
                         f"interrupted after iteration {finished} of {total}; the state is saved",
                         hint="continue with the same command and --resume",
                     )
                 if finished % per_epoch == 0 or finished == total:
                     metrics.sync()
-                    save(finished)
+                    state.save(finished, perf_counter() - start)
         return perf_counter() - start
 
 
@@ -127,16 +126,12 @@ def _iteration(
     for _ in range(job.settings.accumulate):
         batch = next(stream)
         values["wait_s"] += batch.wait_s
-        images = torch.from_numpy(batch.images).to(job.device, non_blocking=True)
-        labels = torch.from_numpy(batch.labels).to(job.device, non_blocking=True).long()
-        # Cast once at the entrance: a float32 image that is pooled and concatenated would keep the
-        # whole residual stream behind it in float32.
-        x = job.model.normalise(images).to(DTYPES[job.precision])
+        x, labels = job.method.blend(*_on_device(job, batch), batch.iteration)
         with _autocast(job):
             answer = None
             if job.teacher is not None:
                 with torch.no_grad():
-                    answer = job.teacher(x).logits
+                    answer = job.teacher(x)
             output = forward(x)
         terms = job.method.terms(output, labels, answer)
         _refuse_not_finite(terms)
@@ -144,8 +139,12 @@ def _iteration(
         scaler.scale(loss * share).backward()
         for name, term in {**terms, "loss": loss}.items():
             values[name] = values.get(name, 0.0) + float(term.detach()) * share
+    scaler.unscale_(optimizer)
+    for name, value in job.method.after_backward(job.model).items():
+        values[name] = float(value)
     scaler.step(optimizer)
     scaler.update()
+    job.method.after_update(job.model)
     return {**values, "seconds": perf_counter() - start}
 
 
@@ -163,14 +162,51 @@ def _autocast(job: Fit) -> Any:
     return torch.autocast(job.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def make_optimizer(model: Model, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser over every parameter that may move."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(
+    groups: Sequence[dict[str, Any]], settings: TrainSettings
+) -> torch.optim.Optimizer:
+    """The optimiser over groups of parameters, see `Method.groups`."""
+    groups = [{"lr_scale": 1.0, **group} for group in groups]
     lr, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr, 0.9, weight_decay=decay, nesterov=True)
+        return torch.optim.SGD(groups, lr, 0.9, weight_decay=decay, nesterov=True)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, weight_decay=decay, fused=True)
+    return kind(groups, lr, weight_decay=decay, fused=True)
+
+
+def survey(job: Fit, progress: Progress) -> Survey:
+    """What a method may look at before and after training."""
+
+    def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in job.batches.stream(0, job.batches.per_epoch):
+            yield _on_device(job, batch)
+
+    def infer(network: nn.Module, x: Tensor) -> Output:
+        with torch.no_grad(), _autocast(job):
+            return network(x)
+
+    return Survey(passes, infer, progress, job.store)
+
+
+def _prepared(job: Fit, progress: Progress) -> dict[str, Tensor]:
+    """What the method prepares, from the file of an interrupted step if there is one."""
+    file = job.folder / PREPARED
+    if file.exists():
+        found = load_file(file)
+    else:
+        found = job.method.prepare(survey(job, progress), job.teacher)
+        if found:
+            write_atomic(file, save({k: v.cpu().contiguous() for k, v in found.items()}))
+    return {name: tensor.to(job.device) for name, tensor in found.items()}
+
+
+def _on_device(job: Fit, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Normalised images in the precision of the job, and labels."""
+    images = torch.from_numpy(batch.images).to(job.device, non_blocking=True)
+    labels = torch.from_numpy(batch.labels).to(job.device, non_blocking=True).long()
+    # Cast once at the entrance: a float32 image that is pooled and concatenated would keep the
+    # whole residual stream behind it in float32.
+    return job.model.normalise(images).to(DTYPES[job.precision]), labels
 
 
 class Metrics:

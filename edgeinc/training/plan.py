@@ -120,9 +120,10 @@ def plan_step(
     settings, sources = config.resolve(TrainSettings, layers)
     plugin = registry.load("methods", method)
     check_background(method, table.background)
-    if parent is not None and parent.method == IMPORT and plugin.prepares:
+    if parent is not None and parent.method != method and plugin.prepares:
+        how = "imported" if parent.method == IMPORT else f"trained by {parent.method}"
         progress.message(
-            f"method '{method}' could not prepare: step 0 was imported; {plugin.prepares}"
+            f"method '{method}' could not prepare: step {parent.index} was {how}; {plugin.prepares}"
         )
     options, _ = config.resolve(plugin.Config, layers, table="method")
     if settings.init and (parent is None or plugin.init(options) == "fresh"):
@@ -133,6 +134,11 @@ def plan_step(
     rules = load_convention(settings.convention, dataset=dataset.ref.name)
     scenario = scenario_of(run.scenario, table, dataset, settings)
     every = plugin.labels == "all"
+    if plugin.labels == "new-and-old" and parent is not None and scenario.labels == "new-only":
+        raise UsageError(
+            f"method '{method}' needs the labels of the older classes in the new images",
+            hint="add --labels new-and-old where they are labelled, or use another method",
+        )
     found, counts = select_images(dataset, scenario, table, every=every, progress=progress)
     images, counts, kept_out = _hold_out(dataset, found, counts, settings)
     step = table.last_step

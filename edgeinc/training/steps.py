@@ -24,6 +24,7 @@ from edgeinc.models import check_size, nearest_size
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import Run, check_free, create_run, open_run, write_atomic
 from edgeinc.schema import (
+    IMPORT,
     EvalResult,
     LearnResult,
     RunInfo,
@@ -32,7 +33,7 @@ from edgeinc.schema import (
     StepInfo,
     to_json,
 )
-from edgeinc.training.execute import run_step
+from edgeinc.training.execute import run_step, try_growth
 from edgeinc.training.plan import (
     StepPlan,
     command_line,
@@ -42,7 +43,7 @@ from edgeinc.training.plan import (
 )
 
 BASE_METHOD = "finetune"
-"""Step 0 has nothing to remember: it is plain training on its labels."""
+"""Step 0 has nothing to remember: unless a method prepares for what comes it is plain training."""
 
 DEFAULT_METHOD = "cil"
 
@@ -53,6 +54,7 @@ def train(
     classes: Sequence[str] | None = None,
     background: str | None = None,
     model: str = "erfnet",
+    method: str | None = None,
     size: Size | None = None,
     scenario: str | None = None,
     run: str | os.PathLike[str] | None = None,
@@ -96,6 +98,8 @@ def train(
         background: What id 0 is: `none`, `real`, or `virtual`, a class added for everything else;
             None takes the scenario's, else what the data has.
         model: Name of the network.
+        method: The method that later steps will use, where it must train something at step 0
+            already (`edgeinc show NAME` says so); None is plain training.
         size: (height, width) of its input; None takes the dataset's default, or the nearest to
             it that the network can divide.
         scenario: Preset or TOML file: the plan that later `extend` calls follow.
@@ -145,13 +149,14 @@ def train(
         "classes": classes,
         "background": background,
         "model": model,
+        "method": method,
         "size": info.size,
         "scenario": scenario,
         "run": path,
     }
     plan = plan_step(
         run=info,
-        method=BASE_METHOD,
+        method=method or BASE_METHOD,
         table=first_table(dataset, names, background),
         dataset=dataset,
         layers=layers,
@@ -294,11 +299,12 @@ def _plan_extension(
     if any("model" in layer.values for layer in layers):
         raise UsageError("the network's options are fixed by step 0", hint="drop --set model.*")
     dataset = open_dataset(data or folder.step(0).data, data_root=data_root, progress=progress)
-    method = method or (parent.method if parent.index else DEFAULT_METHOD)
+    unsaid = parent.method in (BASE_METHOD, IMPORT) and not parent.index
+    method = method or (DEFAULT_METHOD if unsaid else parent.method)
     words = {"run": folder.path, "new_classes": names, "method": method}
     words["data"] = None if data is None else _listed(data)
     words |= {"data_root": data_root}
-    return plan_step(
+    plan = plan_step(
         run=replace(folder.info, scenario=scenario),
         method=method,
         table=extend_table(parent.table, dataset, names),
@@ -308,6 +314,8 @@ def _plan_extension(
         command=command_line("extend", words, layers),
         progress=progress,
     )
+    try_growth(folder, plan)
+    return plan
 
 
 def _adopt_scenario(run: Run, name: str | None) -> Scenario | None:
