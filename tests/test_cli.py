@@ -298,8 +298,9 @@ def test_bare_ls_has_every_kind(edgeinc, run_folder):
     ]
 
 
-def test_quiet_leaves_names_and_paths(edgeinc):
-    assert edgeinc("ls", "methods", "-q").out.split() == ["cil", "finetune", "joint"]
+def test_quiet_leaves_names_and_paths(edgeinc, repository):
+    files = (repository / "edgeinc" / "methods").glob("[a-z]*.py")
+    assert edgeinc("ls", "methods", "-q").out.split() == sorted(file.stem for file in files)
     done = edgeinc("data", "synth", "scenes", "--n", "5", "--size", "32x48", "-q")
     assert done == (0, "scenes\n", "")
 
