@@ -1,5 +1,8 @@
 """Facts of single networks that papers or published weights fix."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -98,3 +101,18 @@ def test_frozen_head_of_an_old_step_is_untouched_by_growth():
     old = model.classifier.head[0].weight.clone()
     model.grow(3)
     assert torch.equal(model.classifier.head[0].weight, old)
+
+
+def test_the_smallest_bisenet_trains_on_several_threads_with_any_batch():
+    """A shortcut of 8 channels crashed the process, so it runs in one of its own."""
+    code = (
+        "import torch; from edgeinc.models import create; torch.set_num_threads(2)\n"
+        "model = create('bisenet', [3], {'width': 0.125}).train()\n"
+        "model.to(memory_format=torch.channels_last)\n"
+        "for batch in (2, 3, 5, 7):\n"
+        "    x = torch.randn(batch, 3, 64, 96).to(memory_format=torch.channels_last)\n"
+        "    for _ in range(3):\n"
+        "        model(x).logits.square().mean().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -192,7 +192,7 @@ class SourceBiSeNet(nn.Module):
         a, b, c, d = (max(8, int(width * n)) for n in (64, 128, 256, 512))
         self.form = form
         self.cp, self.sp = nn.Module(), nn.Module()
-        self.cp.resnet = SourceResNet((a, b, c, d))
+        self.cp.resnet = SourceResNet((max(16, a), b, c, d))
         self.cp.arm16, self.cp.arm32 = SourceArm(c, b), SourceArm(d, b)
         self.cp.conv_head32, self.cp.conv_head16 = SourceConv(b, b), SourceConv(b, b)
         self.cp.conv_avg = SourceConv(d, b, 1)
@@ -280,7 +280,7 @@ def erfnet(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bisenet(tmp_path_factory):
     file = tmp_path_factory.mktemp("release") / "bisenet.pth"
-    source = randomised(SourceBiSeNet(3, SMALL))
+    source = randomised(SourceBiSeNet(3, SMALL), seed=6)  # decides for every class somewhere
     torch.save(source.state_dict(), file)
     return source, file
 

@@ -81,7 +81,9 @@ class ResNet(nn.Module):
         if depth not in BLOCKS:
             raise UsageError(f"no ResNet-{depth}", hint="depth is 18, 50 or 101")
         block = BasicBlock if depth == 18 else Bottleneck
-        widths = [max(8, round(width * c)) for c in (64, 128, 256, 512)]
+        # Not below 16: the backward of a strided 1x1 convolution with 8 input channels, in
+        # channels-last on several threads, writes past its memory in torch 2.13's CPU build.
+        widths = [max(16, round(width * c)) for c in (64, 128, 256, 512)]
         self.conv1 = nn.Conv2d(3, widths[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs, stages = widths[0], []
