@@ -41,6 +41,7 @@ from edgeinc.training.plan import (
     inherited,
     plan_step,
 )
+from edgeinc.training.scenario import adopt_scenario, scenario_classes
 
 BASE_METHOD = "finetune"
 """Step 0 has nothing to remember: unless a method prepares for what comes it is plain training."""
@@ -130,7 +131,7 @@ def train(
     plan_of_steps = load_scenario(scenario, dataset=dataset.ref.name) if scenario else None
     if plan_of_steps is not None:
         background = background or plan_of_steps.background
-    names = _scenario_classes(plan_of_steps, 0, classes)
+    names = scenario_classes(plan_of_steps, 0, classes)
     height, width = size or nearest_size(model, dataset.default_size)
     check_size(model, (height, width))
     path = Path(run or Path("runs") / f"{dataset.ref.name}-{model}")
@@ -245,7 +246,7 @@ def extend(
     """
     layers = gather_layers(_paths(config), sets, _settings_of(locals()))
     folder = open_run(run)
-    plan_of_steps = _adopt_scenario(folder, scenario)
+    plan_of_steps = adopt_scenario(folder, scenario)
     if all_steps and plan_of_steps is None:
         raise UsageError("--all needs a scenario", hint="add --scenario NAME or a TOML file")
     done: list[StepInfo] = []
@@ -293,7 +294,7 @@ def _plan_extension(
     parent = folder.step()
     if names and data:
         scenario = None  # a step of one's own, beside the plan
-    names = _scenario_classes(scenario, parent.index + 1, names)
+    names = scenario_classes(scenario, parent.index + 1, names)
     if not names:
         raise UsageError("no new class was named", hint="add --new-classes a,b or --scenario NAME")
     if any("model" in layer.values for layer in layers):
@@ -316,53 +317,6 @@ def _plan_extension(
     )
     try_growth(folder, plan)
     return plan
-
-
-def _adopt_scenario(run: Run, name: str | None) -> Scenario | None:
-    """The run's scenario, or the one given for a run that has none."""
-    own = run.info.scenario
-    if name is None:
-        return own
-    given = load_scenario(name, dataset=run.step(0).data.name)
-    if own is not None and own != given:
-        raise UsageError(
-            f"{run.path} follows scenario '{own.name}', not '{given.name}'", hint="drop --scenario"
-        )
-    background = {c.name for c in run.step(0).classes[:1] if run.step(0).background != "none"}
-    for done, planned in zip(run.steps, given.steps, strict=False):
-        if {*done.new_classes} - background != {*planned.classes}:
-            raise UsageError(
-                f"step {done.index} of {run.path} has classes {', '.join(done.new_classes)}, "
-                f"scenario '{given.name}' plans {', '.join(planned.classes)}",
-                hint="choose a scenario that fits what was trained",
-            )
-    return given
-
-
-def _scenario_classes(
-    scenario: Scenario | None, index: int, names: Sequence[str] | None
-) -> Sequence[str] | None:
-    """Classes of a step: those named, or those of the scenario; both must agree."""
-    if scenario is None:
-        return names
-    if index >= len(scenario.steps):
-        raise UsageError(
-            f"scenario '{scenario.name}' has no step {index}: all {index} steps are done",
-            hint="extend with --new-classes and --data, or start a new run",
-        )
-    planned = scenario.steps[index].classes
-    if not planned:
-        raise UsageError(
-            f"scenario '{scenario.name}' adds no class at step {index}, only images",
-            hint="edgeinc adds classes; `edgeinc data split` lists what such a plan contains",
-        )
-    if names is not None and set(names) != set(planned):
-        raise UsageError(
-            f"scenario '{scenario.name}' plans {', '.join(planned)} for step {index}, "
-            f"not {', '.join(names)}",
-            hint="drop --classes and --new-classes, or the scenario",
-        )
-    return planned
 
 
 def _model_options(model: str, layers: Sequence[Layer]) -> dict[str, Any]:
