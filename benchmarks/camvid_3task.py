@@ -1,56 +1,84 @@
-"""Three tasks on CamVid: joint, finetune and CIL side by side, from one shared base step.
+"""Three tasks on CamVid: every method side by side, from a shared base step.
 
-    python benchmarks/camvid_3task.py --data-root DIR            # plan coarse, on a CPU
-    python benchmarks/camvid_3task.py --plan full --size 360x480 # small classes, on a GPU
+    python benchmarks/camvid_3task.py --data-root DIR                  # plan coarse, on a CPU
+    python benchmarks/camvid_3task.py --data-root DIR --model bisenet
+    python benchmarks/camvid_3task.py --data-root DIR --rows "joint;cil;dkd" --seed 1
+    python benchmarks/camvid_3task.py --data-root DIR --plan full --size 360x480  # on a GPU
 
 The images of the three steps are the first, middle and last contiguous third of every sequence of
-`train`; scores are on `val` at its own resolution. Every row trains with the same settings; all
-extensions start from the same step 0. Interrupted or killed, the same command continues; finished
-rows are kept. Two processes may share the work: give each its `--rows`.
+`train`; with `--blocks N` every sequence is first cut into N contiguous blocks, and each block into
+thirds, so that every step sees every part of the town. Scores are on `val` at its own resolution.
+
+`joint` has the labels of every class on every image so far. `own labels` has every image at once,
+each labelled for the classes of its own step only: nothing can be forgotten, so what it lacks
+against `joint` is labels, not memory. Interrupted or killed, the same command continues; finished
+rows are kept. Two processes may share the work: give each its `--rows`, once the base steps exist.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import shutil
 import sys
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from _rows import (
+    Conditions,
+    Row,
+    folder_of,
+    in_its_own_process,
+    lines_of,
+    train_rows,
+    write_lines,
+)
+
 import edgeinc
-from edgeinc import config, metrics
+from edgeinc import config
 from edgeinc.cli._ui import Ui
+from edgeinc.data import Dataset, Label, open_dataset
 from edgeinc.data._scenario import load_scenario
-from edgeinc.errors import RunError
-from edgeinc.progress import Progress
-from edgeinc.runs import Run
-from edgeinc.schema import EvalResult, Scenario, StepInfo
+from edgeinc.data.folder import write_folder
+from edgeinc.schema import VOID, Scenario
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a method and its options."""
-
-    method: str
-    sets: tuple[str, ...] = ()
-    overrides: dict[str, object] = field(default_factory=dict)
-
+OWN_LABELS = "own labels"
 
 ROWS = {
     "joint": Row("joint"),
     "finetune": Row("finetune"),
+    "finetune_decoder": Row("finetune_decoder"),
+    "feature_extraction": Row("feature_extraction"),
+    "linear": Row("linear"),
+    "lwf": Row("lwf", background="virtual"),
+    "lwof": Row("lwof"),
+    "lwf_mc": Row("lwf_mc", background="virtual"),
+    "ilt": Row("ilt", background="virtual"),
+    "michieli": Row("michieli", ("labels=new-and-old",)),
+    "ewc": Row("ewc"),
+    "pi": Row("pi"),
+    "rw": Row("rw"),
+    "mib": Row("mib", background="virtual"),
+    "plop": Row("plop", background="virtual"),
+    "sdr": Row("sdr", background="virtual"),
+    "rcil": Row("rcil", background="virtual"),
+    "ssul": Row("ssul", background="virtual"),
     "cil": Row("cil"),
     "cil, no entropy weights": Row("cil", ("method.entropy_weights=false",)),
     "cil, fresh": Row("cil", ("method.init=fresh",)),
     "cil, fresh, no entropy weights": Row(
         "cil", ("method.init=fresh", "method.entropy_weights=false")
     ),
+    "ewf": Row("ewf"),
+    "hrhf": Row("hrhf"),
+    "hrhf, no fakes": Row("hrhf", ("method.fakes=0",)),
+    "dkd": Row("dkd"),
+    "star": Row("star"),
 }
+MAIN = ("joint", "finetune", "lwf", "mib", "cil", "hrhf", "dkd")
+"""The rows of a network other than ERFNet."""
 
 
 def main() -> None:
@@ -59,123 +87,127 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--plan", choices=("coarse", "full"), default="coarse")
-    parser.add_argument("--rows", default=";".join(ROWS), help="names separated by ';'")
+    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--rows", help="names separated by ';'; else all, of BiSeNet the main ones")
     parser.add_argument("--data-root", help="folder that holds camvid/")
-    parser.add_argument("--size", default="144x192")
+    parser.add_argument("--size", default="96x128")
     parser.add_argument("--model", default="erfnet")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--class-weights", choices=("none", "log", "inverse"), default="log")
     parser.add_argument("--runs", type=Path, default=HERE / "runs" / "camvid_3task")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "camvid_3task.csv")
     options = parser.parse_args()
-    progress = Ui().progress
-    for name in options.rows.split(";"):
-        train_row(name, options, progress)
-    write_table(options)
+    every = MAIN if options.model != "erfnet" else (*ROWS, OWN_LABELS)
+    names = options.rows.split(";") if options.rows else every
+    conditions = conditions_of(options)
+    train_rows({n: ROWS[n] for n in names if n != OWN_LABELS}, conditions, options.runs)
+    if OWN_LABELS in names:
+        in_its_own_process(train_own_labels, conditions, options)
+    write_table(conditions, options)
     sys.stdout.write(f"wrote {options.out}\n")
 
 
-def folder_of(name: str, options: argparse.Namespace) -> Path:
-    """The run of a row, named by everything that makes it different from another."""
-    conditions = f"{options.plan}-{options.model}-{options.size}-{options.epochs}"
-    conditions += f"-{options.class_weights}-seed{options.seed}"
-    return Path(options.runs / conditions / name.replace(", ", "_").replace(" ", "-"))
-
-
-def train_row(name: str, options: argparse.Namespace, progress: Progress) -> None:
-    """Train a row's steps, from the shared base step for an extension."""
-    row, path = ROWS[name], folder_of(name, options)
-    scenario = load_scenario(f"camvid:{options.plan}")
-    common = {
-        "data_root": options.data_root,
-        "progress": progress,
-        "resume": True,
+def conditions_of(options: argparse.Namespace) -> Conditions:
+    """What every row has in common."""
+    columns = {
+        "plan": options.plan,
+        "blocks": options.blocks,
+        "model": options.model,
+        "size": options.size,
+        "epochs": options.epochs,
+        "class_weights": options.class_weights,
+        "seed": options.seed,
+        "threads": options.threads,
     }
-    settings = {
+    dataset = open_dataset("camvid", data_root=options.data_root)
+    scenario = scenario_file(options, dataset)
+    base = {
+        "data": "camvid",
+        "data_root": options.data_root,
+        "scenario": scenario,
+        "model": options.model,
+        "size": config.parse_size(options.size),
         "epochs": options.epochs,
         "threads": options.threads,
         "workers": 1,
         "seed": options.seed,
         "class_weights": options.class_weights,
     }
-    size = config.parse_size(options.size)
-    base = {"model": options.model, "size": size, **common, **settings}
-    if name == "joint":
-        classes = [c for step in scenario.steps for c in step.classes]
-        edgeinc.train("camvid", classes=classes, run=path, **base)
-        return
-    shared = folder_of("base", options)
-    edgeinc.train("camvid", scenario=f"camvid:{options.plan}", run=shared, **base)
-    if not path.exists():
-        unfinished = path.with_suffix(".copying")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(shared, unfinished)
-        unfinished.rename(path)
-    if len(Run(path).steps) < len(scenario.steps):
-        edgeinc.extend(path, method=row.method, all_steps=True, sets=row.sets, **common)
+    return Conditions(
+        name="-".join(map(str, columns.values())),
+        base=base,
+        extend={"data_root": options.data_root},
+        columns=columns,
+        tasks=tuple(step.classes for step in load_scenario(scenario).steps),
+    )
 
 
-def write_table(options: argparse.Namespace) -> None:
+def scenario_file(options: argparse.Namespace, dataset: Dataset) -> str:
+    """The preset, or a plan like it whose thirds are those of every block."""
+    preset = load_scenario(f"camvid:{options.plan}")
+    if options.blocks == 1:
+        return preset.name
+    lines = [f'name = "camvid:{options.plan}-{options.blocks}"']
+    for step, images in enumerate(images_of_steps(dataset, options.blocks, len(preset.steps))):
+        lines.append(f"[[step]]\nclasses = {json.dumps(preset.steps[step].classes)}")
+        lines.append(f"images = {json.dumps(images)}")
+    path = options.runs / f"{options.plan}-{options.blocks}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def images_of_steps(dataset: Dataset, blocks: int, steps: int) -> list[list[str]]:
+    """Cut every sequence into blocks and every block into one contiguous part for each step."""
+    sequences = defaultdict(list)
+    for image in dataset.ids("train"):
+        sequences[dataset.sequence(image)].append(image)
+    images: list[list[str]] = [[] for _ in range(steps)]
+    for frames in sequences.values():
+        for i, part in enumerate(np.array_split(np.array(frames), blocks * steps)):
+            images[i % steps].extend(part.tolist())
+    return images
+
+
+def train_own_labels(conditions: Conditions, options: argparse.Namespace) -> None:
+    """Train all steps at once, each image labelled for its step's classes alone."""
+    dataset = open_dataset("camvid", data_root=options.data_root)
+    scenario = load_scenario(conditions.base["scenario"])
+    path = folder_of(OWN_LABELS, conditions, options.runs)
+    folders = list(own_labels(dataset, scenario, options.blocks, path.with_suffix(".data")))
+    classes = [c for step in scenario.steps for c in step.classes]
+    settings = {k: v for k, v in conditions.base.items() if k not in ("data", "scenario")}
+    edgeinc.train(
+        folders, classes=classes, run=path, resume=True, progress=Ui().progress, **settings
+    )
+
+
+def own_labels(dataset: Dataset, scenario: Scenario, blocks: int, root: Path) -> Iterator[Path]:
+    """One folder of images for each step, labelled for its classes, void elsewhere."""
+    parts = images_of_steps(dataset, blocks, len(scenario.steps))
+    for number, (step, images) in enumerate(zip(scenario.steps, parts, strict=True)):
+        given = [dataset.label(name) for name in step.classes]
+        labels = [Label(i, label.name, label.color) for i, label in enumerate(given)]
+        look_up = np.full(256, VOID, np.uint8)
+        look_up[[label.id for label in given]] = range(len(given))
+        samples = (
+            ("train", image.replace("/", "_"), dataset.image(image), look_up[dataset.mask(image)])
+            for image in images
+        )
+        write_folder(root / f"step-{number}", samples, labels=labels)
+        yield root / f"step-{number}"
+
+
+def write_table(conditions: Conditions, options: argparse.Namespace) -> None:
     """One line per row and step, from the run folders; other conditions in the file are kept."""
-    scenario = load_scenario(f"camvid:{options.plan}")
-    lines = []
-    for name in ROWS:
-        with suppress(edgeinc.errors.UsageError, RunError):
-            run = edgeinc.open_run(folder_of(name, options))
-            for step in run.steps:
-                score = run.score(step.index)
-                if score is not None:
-                    lines.append(line_of(name, options, scenario, step, score))
-    key = ("plan", "model", "size", "epochs", "class_weights", "seed")
-    mine = tuple(str(getattr(options, k)) for k in key)
-    if options.out.exists():
-        with options.out.open(encoding="utf-8", newline="") as file:
-            kept = [r for r in csv.DictReader(file) if tuple(r[k] for k in key) != mine]
-        lines = kept + lines
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def line_of(
-    name: str,
-    options: argparse.Namespace,
-    scenario: Scenario,
-    step: StepInfo,
-    score: EvalResult,
-) -> dict[str, object]:
-    """What one step of a row scored, and under which conditions."""
-    iou = {c.name: c.iou for c in score.classes}
-    tasks = {}
-    for index, planned in enumerate(scenario.steps):
-        known = [iou.get(c) for c in planned.classes]
-        mean = metrics.mean(known, range(len(known)))
-        tasks[f"task{index}"] = "" if mean is None else f"{mean:.2f}"
-    return {
-        "plan": options.plan,
-        "row": name,
-        "step": len(scenario.steps) - 1 if name == "joint" else step.index,
-        "miou": f"{score.miou.all:.2f}",
-        **tasks,
-        "seconds": f"{step.seconds:.0f}",
-        "images": step.images,
-        "iterations": step.iterations,
-        "scored_images": score.images,
-        "model": options.model,
-        "size": options.size,
-        "epochs": options.epochs,
-        "class_weights": options.class_weights,
-        "seed": options.seed,
-        "precision": step.settings["precision"].value,
-        "threads": options.threads,
-        "hardware": step.host.gpu or f"{step.host.cpu}, {step.host.cores} cores",
-        "versions": " ".join(f"{k}={v}" for k, v in step.host.versions.items()),
-        "iou": json.dumps({k: None if v is None else round(v, 2) for k, v in iou.items()}),
-    }
+    evaluation = {"data": "camvid", "data_root": options.data_root, "threads": options.threads}
+    lines: list[dict[str, object]] = []
+    for name in (*ROWS, OWN_LABELS):
+        run = folder_of(name, conditions, options.runs)
+        lines += lines_of(name, run, conditions.tasks, **evaluation)
+    write_lines(lines, conditions, options.out)
 
 
 if __name__ == "__main__":

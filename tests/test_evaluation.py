@@ -249,6 +249,8 @@ def test_a_virtual_background_can_be_left_out_of_the_decision():
     # Now a has 2 of 3 pixels, b 1 of 2.
     ignoring = result.miou_ignoring_background
     assert (ignoring.old, ignoring.new) == pytest.approx((200 / 3, 50))
+    by_class = [c.iou_ignoring_background for c in result.classes]
+    assert by_class == [None, pytest.approx(200 / 3), pytest.approx(50)]
     assert ignoring.all == pytest.approx((200 / 3 + 50) / 2)
     assert result.miou.all == pytest.approx((100 / 3 + 100) / 2)
 

@@ -220,7 +220,7 @@ def score_session(
         grid=grid.words + (f"; {hold_out.words}" if hold_out else ""),
         miou=miou,
         hiou=hiou(miou, rules),
-        classes=class_scores(table, joint),
+        classes=class_scores(table, counts),
         tasks=task_scores(table, counts, rules.absent),
         absent=absent_classes(table, joint),
         limit=limit,

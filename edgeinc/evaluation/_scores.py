@@ -67,9 +67,13 @@ def hiou(miou: Miou, rules: Convention) -> float | None:
     return metrics.harmonic(old, miou.new)
 
 
-def class_scores(table: ClassTable, matrix: metrics.Matrix) -> tuple[ClassScore, ...]:
-    """IoU and pixels of every class, the joint decision counted in `matrix`."""
+def class_scores(table: ClassTable, counts: Counts) -> tuple[ClassScore, ...]:
+    """IoU and pixels of every class under the joint decision, and IoU without the background."""
+    matrix = counts.joint
     scores, true, predicted = iou(table, matrix), matrix.sum(1), matrix.sum(0)
+    ignoring: Sequence[float | None] = [None] * len(scores)
+    if counts.ignoring is not None:
+        ignoring = iou(table, counts.ignoring.matrix)
     return tuple(
         ClassScore(
             c.id,
@@ -78,6 +82,7 @@ def class_scores(table: ClassTable, matrix: metrics.Matrix) -> tuple[ClassScore,
             c.step,
             pixels_true=int(true[c.id]),
             pixels_predicted=int(predicted[c.id]),
+            iou_ignoring_background=ignoring[c.id],
         )
         for c in table.classes
     )

@@ -22,6 +22,7 @@ class ClassScore:
     """IoU of one class. `forgetting`: IoU after its own step minus now, in points.
 
     `pixels_true` and `pixels_predicted` are those among the pixels that were compared.
+    `iou_ignoring_background`: where a virtual background is never decided for, if that was counted.
     """
 
     id: int
@@ -31,6 +32,7 @@ class ClassScore:
     forgetting: float | None = None
     pixels_true: int | None = None
     pixels_predicted: int | None = None
+    iou_ignoring_background: float | None = None
 
 
 @document

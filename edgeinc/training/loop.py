@@ -65,7 +65,7 @@ def fit(job: Fit, *, progress: Progress) -> float:
     """Train until the last iteration, from the saved state if there is one.
 
     Returns:
-        Seconds of training, those before a resume included.
+        Seconds of training and of what the method prepared, those before a resume included.
 
     Raises:
         Interrupted: The user stopped it; the state is saved.
@@ -80,6 +80,7 @@ def fit(job: Fit, *, progress: Progress) -> float:
         torch.manual_seed(settings.seed + job.batches.step)
         state = State(job.folder, model, optimizer, scaler, job.method)
         done, seconds = state.load()
+        start = perf_counter() - seconds
         job.method.ready(_prepared(job, progress))
         model.train()
         forward = torch.compile(model) if settings.compile else model
