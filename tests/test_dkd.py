@@ -17,6 +17,8 @@ from edgeinc.training.loop import make_optimizer
 
 OLD, NEW, SIZE = 3, 2, (32, 64)
 NETWORKS = ("erfnet", "bisenet")
+KEPT = {"sigmoids": torch.ones(1)}
+"""What tells a step that the one before it was DKD's."""
 
 
 def dkd(first=OLD, classes=OLD + NEW, background="real", memory=None, **options):
@@ -71,14 +73,16 @@ def slow_mbce(logits, labels, first, gamma, void_negative):
     return total / count if count else 0.0
 
 
-def slow_distillation(logits, teacher):
+def slow_distillation(logits, teacher, taken=None):
+    """Pixels that are `taken` are none of the classes, whatever the teacher says."""
     total, (batch, classes, height, width) = 0.0, logits.shape
     z, t = logits.double().tolist(), teacher.double().tolist()
     for b in range(batch):
         for c in range(classes):
             for i in range(height):
                 for j in range(width):
-                    total += bce(z[b][c][i][j], sigma(t[b][c][i][j]))
+                    target = 0 if taken is not None and taken[b, i, j] else sigma(t[b][c][i][j])
+                    total += bce(z[b][c][i][j], target)
     return total / (batch * height * width)
 
 
@@ -148,30 +152,78 @@ def test_the_base_step_weighs_positives_more_and_asks_nothing_of_the_background(
     assert float(student.grad[:, 1:].abs().min(1).values.max()) > 0
 
 
-def test_without_a_background_void_is_a_negative_in_extensions_only(case):
+def test_without_a_background_void_is_a_negative(case):
     student, _, labels = case
     labels = torch.where(labels == 0, VOID, labels)
     later = dkd(background="none", ac=False).terms(Output(student), labels, None)["bce"]
     assert float(later) == pytest.approx(slow_mbce(student, labels, OLD, 1, True), rel=1e-5)
     base = torch.where(labels == VOID, VOID, labels - OLD)
     first = dkd(0, OLD, "none", ac=False).terms(Output(student[:, :OLD]), base, None)["bce"]
-    assert float(first) == pytest.approx(slow_mbce(student[:, :OLD], base, 0, 2, False), rel=1e-5)
+    assert float(first) == pytest.approx(slow_mbce(student[:, :OLD], base, 0, 2, True), rel=1e-5)
 
 
 @pytest.mark.parametrize("background", ["none", "real"])
 def test_kd_is_the_binary_distillation_of_the_old_classes(case, background):
     student, teacher, labels = case
-    method = dkd(background=background, ac=False, dkd=False)
+    method = dkd(background=background, memory=KEPT, ac=False, dkd=False)
     found = method.terms(Output(student), labels, Output(teacher))["kd"]
     if background == "real":
         student, teacher = student[:, 1:], teacher[:, 1:] - teacher[:, :1]
-    expected = slow_distillation(student[:, : teacher.shape[1]], teacher)
+    taken = (labels >= OLD) & (labels != VOID) & (background == "none")
+    expected = slow_distillation(student[:, : teacher.shape[1]], teacher, taken)
     assert float(found) == pytest.approx(5 * expected, rel=1e-5)
+
+
+def test_without_a_background_logits_of_a_softmax_are_set_against_each_other(case):
+    """z_k less the mean of the other two: what the network says is the same, now one by one."""
+    student, teacher, labels = case
+    found = dkd(background="none", ac=False, dkd=False).terms(
+        Output(student), labels, Output(teacher)
+    )
+    a, b, c = teacher.unbind(1)
+    apart = torch.stack([a - (b + c) / 2, b - (a + c) / 2, c - (a + b) / 2], 1)
+    expected = slow_distillation(student[:, :OLD], apart, (labels >= OLD) & (labels != VOID))
+    assert float(found["kd"]) == pytest.approx(5 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("memory", [{}, {"sigmoids": torch.ones(1)}])
+def test_a_network_without_a_background_starts_with_its_own_decision(name, memory):
+    old, model, method = extension(name, "none", memory=memory)
+    x = images()
+    before, after = old(x).logits, model.eval()(x).logits[:, :OLD]
+    if memory:
+        torch.testing.assert_close(after, before)
+    else:
+        others = (before.sum(1, keepdim=True) - before) / (OLD - 1)
+        torch.testing.assert_close(after, before - others, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.argmax(1), before.argmax(1))
+    labels = torch.full((2, *SIZE), VOID)
+    terms = method.terms(model(x), labels, old(x))
+    # Equal to the teacher: each distillation is the entropy of its target.
+    q = after.double().sigmoid()
+    entropy = -(q * q.log() + (1 - q) * (1 - q).log()).sum(1).mean()
+    assert float(terms["kd"].detach()) == pytest.approx(5 * float(entropy.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("background", ["none", "real"])
+def test_what_a_new_label_takes_is_no_part_of_the_decomposed_term(background):
+    old, model, method = extension("erfnet", background, memory=KEPT)
+    x, labels = images(), torch.full((2, *SIZE), VOID)
+    with torch.no_grad():
+        model.eval().head[0].weight.add_(0.3)
+        unlabelled = method.terms(model(x), labels, old(x))
+        left = method.terms(model(x[1:]), labels[1:], old(x[1:]))
+        labels[0] = OLD
+        found = method.terms(model(x), labels, old(x))
+    for term in ("dkd+", "dkd-"):
+        expected = left[term] if background == "none" else unlabelled[term]
+        assert float(found[term]) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_kd_of_equal_logits_has_no_gradient():
     z = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    sigmoid_parts.binary_distillation(z, z.detach()).backward()
+    sigmoid_parts.binary_distillation(z, z.detach().sigmoid()).backward()
     assert float(z.grad.abs().max()) < 1e-12
 
 
@@ -226,7 +278,9 @@ def test_dkd_gradient_passes_gradcheck():
     torch.manual_seed(1)
     z = torch.randn(1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(1, 2, 2, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: sigmoid_parts.binary_distillation(x, teacher), (z,))
+    assert torch.autograd.gradcheck(
+        lambda x: sigmoid_parts.binary_distillation(x, teacher.sigmoid()), (z,)
+    )
 
 
 def test_the_auxiliary_term_is_silence_everywhere_at_the_size_of_the_image():
@@ -256,7 +310,8 @@ def test_terms_can_be_switched_off(case):
     terms = method.terms(model(images()), torch.zeros(2, *SIZE).long(), old(images()))
     assert terms.keys() == {"bce"}
     assert method.state() == {}
-    assert method.finish(model, old, Survey(lambda: iter(()), lambda n, x: n(x))) == {}
+    kept = method.finish(model, old, Survey(lambda: iter(()), lambda n, x: n(x)))
+    assert kept.keys() == {"sigmoids"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

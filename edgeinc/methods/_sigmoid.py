@@ -4,11 +4,15 @@ Where the run has a background its row of the classifier (id 0) is exactly zero,
 The decision of such a head, "the best class if its sigmoid is above 0.5, else background", is then
 argmax([0, z_1, z_2, ...]), ties included: the same argmax, and the same exported file, as for a
 softmax. No loss reads logit 0, so the row never moves, whatever the optimiser and its weight decay.
-Without a background there is no such row and the best class is taken wherever it stands.
+Without a background there is no such row and the best class is taken wherever it stands; a pixel
+then belongs to one class for certain, and void is all that says "none of these": future classes of
+a base look like it, and so do old ones in an extension.
 
-An extension may start from a network that was trained with a softmax. Taking its background row
-off every row changes no decision, and sigmoid(z_k - z_0) is the softmax between class k and the
-background alone.
+An extension may start from a network that was trained with a softmax, whose logits mean nothing one
+by one. Taking its background row off every row changes no decision, and sigmoid(z_k - z_0) is the
+softmax between class k and the background alone. Without a background the mean of the other rows is
+taken off each: z_k - mean_{j != k} z_j changes no decision either, and of two classes it is the
+logarithm of their odds.
 """
 
 from __future__ import annotations
@@ -57,6 +61,45 @@ def zero_background(model: Model, background: Background, known: int) -> None:
             layers[0].bias[0] = 0
 
 
+def from_softmax(context: StepContext) -> bool:
+    """Whether the old logits come from a softmax without a background.
+
+    A method of sigmoids keeps something at every step, so nothing kept means another method before.
+    """
+    return context.background == "none" and not context.memory and context.first_new > 1
+
+
+def against_the_others(rows: Tensor, axis: int) -> Tensor:
+    """z_k - mean over j != k of z_j, for logits, weights or biases with classes on `axis`."""
+    count = rows.shape[axis]
+    return (rows - rows.mean(axis, keepdim=True)) * (count / (count - 1))
+
+
+def start_sigmoids(model: Model, context: StepContext) -> None:
+    """Make old rows of a softmax without a background mean something one by one, in every head.
+
+    Args:
+        model: The network as the step starts with it; rows of new classes stay as they are.
+        context: Says what came before.
+    """
+    if not from_softmax(context):
+        return
+    known = context.first_new
+    with torch.no_grad():
+        for head in model.heads():
+            weight, bias = head.weight_and_bias()
+            axis = head.class_axis
+            weight = against_the_others(weight.narrow(axis, 0, known), axis)
+            bias = against_the_others(bias[:known], 0)
+            layers: list[Any] = list(head)
+            at = 0
+            for layer in layers[:-1]:
+                count = layer.weight.shape[axis]
+                layer.weight.copy_(weight.narrow(axis, at, count))
+                layer.bias.copy_(bias[at : at + count])
+                at += count
+
+
 def hold_still(model: Model) -> None:
     """BatchNorm as at inference, scale and shift included, and no dropout."""
     model.freeze_bn(stats=True, affine=True)
@@ -65,36 +108,34 @@ def hold_still(model: Model) -> None:
             module.p = 0.0
 
 
-def above_background(logits: Tensor, background: Background) -> Tensor:
-    """Logits z_k - z_0 of a network whose background row may not be zero, in float32.
+def above_background(logits: Tensor, context: StepContext) -> Tensor:
+    """Logits of a previous network that mean something one by one, in float32.
 
     Args:
-        logits: (B, C, H, W) of the previous network.
-        background: The run's mode.
+        logits: (B, C, H, W) of a network whose background row may not be zero, or of a softmax.
+        context: The step's.
 
     Returns:
-        (B, C - 1, H, W), or (B, C, H, W) without a background.
+        (B, C - 1, H, W) z_k - z_0; without a background (B, C, H, W), see `from_softmax`.
     """
     z = logits.float()
-    return z if background == "none" else z[:, 1:] - z[:, :1]
+    if context.background != "none":
+        return z[:, 1:] - z[:, :1]
+    return against_the_others(z, 1) if from_softmax(context) else z
 
 
-def weight_above_background(head: Head, background: Background) -> Tensor:
-    """Weight of the classes with a sigmoid, the background's taken off, classes on their axis."""
+def weight_above_background(head: Head, context: StepContext) -> Tensor:
+    """Weights of the same logits, classes on their axis."""
     weight, _ = head.weight_and_bias()
-    if background == "none":
-        return weight
-    rest = weight.narrow(head.class_axis, 1, weight.shape[head.class_axis] - 1)
-    return rest - _first_row(head, weight)
+    if context.background != "none":
+        rest = weight.narrow(head.class_axis, 1, weight.shape[head.class_axis] - 1)
+        return rest - _first_row(head, weight)
+    return against_the_others(weight, head.class_axis) if from_softmax(context) else weight
 
 
 def learned_from(labels: Tensor, context: StepContext, void_negative: bool) -> Tensor:
-    """Pixels whose label says something about the new classes, (B, H, W) bool.
-
-    Without a background, void is all that says "not this class" in an extension: old classes,
-    future classes and true void all look like it, and the new rows would never learn to be silent.
-    """
-    if void_negative or (context.background == "none" and context.first_new > 0):
+    """Pixels whose label says something about the step's classes, (B, H, W) bool."""
+    if void_negative or context.background == "none":
         return torch.ones_like(labels, dtype=torch.bool)
     return labels != VOID
 
@@ -124,14 +165,16 @@ def mean_over(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, 0).sum() / where.sum().clamp(min=1)
 
 
-def binary_distillation(logits: Tensor, teacher: Tensor) -> Tensor:
-    """BCE(z, sigmoid(z')): mean over batch and positions, sum over classes.
+def binary_distillation(logits: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+    """BCE(z, target): mean over batch and positions, sum over classes.
 
     Args:
-        logits, teacher: (B, C, h, w) float32, the same classes.
+        logits: (B, C, h, w) float32.
+        target: The same shape, 0 to 1.
+        where: (B, h, w) bool, the positions that count; None for all. 0 when there is none.
     """
-    target = teacher.sigmoid()
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1).mean()
+    per_place = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
+    return per_place.mean() if where is None else mean_over(per_place, where)
 
 
 def seen_by_classifier(output: Output, method: str) -> Tensor:
@@ -146,6 +189,14 @@ def seen_by_classifier(output: Output, method: str) -> Tensor:
             hint="let the model's forward return them as Output(logits, features=...)",
         )
     return output.features.float()
+
+
+def shrunk(labels: Tensor, size: torch.Size) -> Tensor:
+    """Labels or marks (B, H, W) at the resolution of the features, the nearest pixel's."""
+    height, width = labels.shape[-2:]
+    rows = torch.arange(size[0], device=labels.device) * height // size[0]
+    columns = torch.arange(size[1], device=labels.device) * width // size[1]
+    return labels[:, rows[:, None], columns]
 
 
 def full_precision(tensor: Tensor) -> Any:

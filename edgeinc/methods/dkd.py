@@ -18,10 +18,13 @@ and is never part of the network.
 
 In extensions BatchNorm and dropout stand still, and only the new rows decay.
 
-- Background: its row is zero, the others win above a sigmoid of 0.5 (`_sigmoid`). Without a
-  background the best class is taken however low it is, and void is a negative for the new classes
-  of an extension: nothing else shows them what they are not.
-- Void is left out elsewhere; the published code makes it a negative (`void_negative`).
+- Background: its row is zero, the others win above a sigmoid of 0.5 (`_sigmoid`). Void is left out;
+  the published code makes it a negative (`void_negative`).
+- Without a background the best class is taken however low it is. Void is a negative there: nothing
+  else shows a class what it is not. A pixel labelled with a new class is none of the old ones:
+  their targets are 0 in L_KD and it has no part in L_DKD. The paper, which has a background
+  everywhere, distils such pixels too; here a network that had to choose among old classes would
+  hold on to one.
 - A base that DKD did not train has no auxiliary classifier: the new rows then start with zero
   weights and change no decision, but know nothing. With a background their bias is 0: a tie, which
   the background wins. A bias below it kept the old classes no better in short trials on `streets`
@@ -55,11 +58,13 @@ from edgeinc.methods._sigmoid import (
     learned_from,
     mean_over,
     seen_by_classifier,
+    shrunk,
+    start_sigmoids,
     weight_above_background,
     zero_background,
 )
 from edgeinc.models import Head, Model, Output
-from edgeinc.schema import Background
+from edgeinc.schema import VOID, Background
 
 SILENT = math.log(0.01 / 0.99)
 """Bias of a row that knows nothing yet, where no background wins a tie: sigmoid 0.01."""
@@ -116,6 +121,7 @@ class DKD(Method):
         mode = self.context.background
         self._model, self._old = model, old
         zero_background(model, mode, 0 if old is None else len(model.steps) - 1)
+        start_sigmoids(model, self.context)
         heads = model.heads() if self.config.ac else ()
         self._auxiliary = nn.ModuleList(Head(h.channels, 1, h.kind) for h in heads)
         if old is None:
@@ -143,12 +149,15 @@ class DKD(Method):
                 terms["ac"] = self._silence(output)
             if teacher is None:
                 return terms
+            taken = self._taken(labels)
             if options.kd:
                 old = output.logits[:, first:known].float()
-                target = above_background(teacher.logits, mode)
+                target = above_background(teacher.logits, self.context).sigmoid()
+                if taken is not None:
+                    target = target.masked_fill(taken.unsqueeze(1), 0)
                 terms["kd"] = options.alpha * binary_distillation(old, target)
             if options.dkd:
-                positive, negative = self._decomposed(output, teacher)
+                positive, negative = self._decomposed(output, teacher, taken)
                 terms["dkd+"] = options.beta * positive
                 terms["dkd-"] = options.beta * negative
             return terms
@@ -176,8 +185,12 @@ class DKD(Method):
             fill(head, state[f"weight.{index}"], state[f"bias.{index}"])
 
     def finish(self, model: Model, old: Model | None, survey: Survey) -> dict[str, Tensor]:
-        """Keep the auxiliary classifiers: the new rows of the next step."""
-        return {name: row.clone() for name, row in self.state().items()}
+        """Keep the auxiliary classifiers: the new rows of the next step.
+
+        Something is kept in any case: it tells the next step that the logits are sigmoids'.
+        """
+        rows = {name: row.clone() for name, row in self.state().items()}
+        return {"sigmoids": torch.ones(1), **rows}
 
     def _taught(self, logits: Tensor, labels: Tensor) -> Tensor:
         first = first_taught(self.context)
@@ -195,11 +208,19 @@ class DKD(Method):
         ]
         return torch.stack(losses).sum()
 
-    def _decomposed(self, output: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+    def _taken(self, labels: Tensor) -> Tensor | None:
+        """Pixels that can be no old class, (B, H, W) bool; None where nothing says so."""
+        if self.context.background != "none":
+            return None
+        return (labels >= self.context.first_new) & (labels != VOID)
+
+    def _decomposed(
+        self, output: Output, teacher: Output, taken: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         assert self._model is not None
         assert self._old is not None
         mode, known = self.context.background, self.context.first_new
-        head, before = self._model.heads()[0], self._old.heads()[0]
+        head, old = self._model.heads()[0], self._old.heads()[0]
         weight, first = head.weight_and_bias()[0], first_class(mode)
         own = split_scores(
             head,
@@ -207,11 +228,16 @@ class DKD(Method):
             weight.narrow(head.class_axis, first, known - first),
         )
         target = split_scores(
-            before,
+            old,
             self._pooled(seen_by_classifier(teacher, "dkd")),
-            weight_above_background(before, mode),
+            weight_above_background(old, self.context),
         )
-        return binary_distillation(own[0], target[0]), binary_distillation(own[1], target[1])
+        where = None if taken is None else ~shrunk(taken, own[0].shape[-2:])
+        positive, negative = (
+            binary_distillation(z, before.sigmoid(), where)
+            for z, before in zip(own, target, strict=True)
+        )
+        return positive, negative
 
     def _pooled(self, features: Tensor) -> Tensor:
         side = self.config.pool

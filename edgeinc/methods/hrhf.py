@@ -64,7 +64,8 @@ class HRHF(Method):
             fakes: Made images for each real one in a batch; 1 is best in table 6, 0 makes none.
             per_class: Images made for each old class, rounded up to full batches; the paper does
                 not say how many.
-            iterations: Of the optimiser for a batch of images (section 4.2).
+            iterations: Of the optimiser for a batch of images (section 4.2); 0 leaves noise
+                (table 2).
             batch: Images made together, at least 8: fewer have no BatchNorm statistics. 16 in
                 section 4.2.
             part: At most so many pass the network at once, for less memory and a third more
@@ -89,7 +90,7 @@ class HRHF(Method):
         lambda_kd: float = 1.0
         fakes: NotNegative = 1.0
         per_class: Positive = 32
-        iterations: Positive = 1000
+        iterations: Annotated[int, Ge(0)] = 1000
         batch: Annotated[int, Ge(8)] = 16
         part: Annotated[int, Ge(0)] = 0
         lr: Annotated[float, Gt(0)] = 0.25

@@ -26,7 +26,8 @@ In extensions BatchNorm and dropout stand still and only new rows decay; no term
   gone; means over nothing are 0.
 - Features are made in a fixed number per batch and weighed, not one per missing pixel.
 - A background pixel is one labelled so where no old class is found. Without a background, void is
-  a negative of the new classes in extensions, and weighs 1.
+  a negative of the step's classes and weighs 1, and old logits that come from a softmax are set
+  against each other (`_sigmoid`).
 - Classes of a base that STAR did not train have no statistics and are not replayed.
 - Auxiliary heads learn by mBCE without replay. `class_weights` of the settings do not apply.
 """
@@ -53,6 +54,8 @@ from edgeinc.methods._sigmoid import (
     learned_from,
     mean_over,
     seen_by_classifier,
+    shrunk,
+    start_sigmoids,
     zero_background,
 )
 from edgeinc.models import Model, Output
@@ -102,6 +105,7 @@ class STAR(Method):
         """Zero background row; in extensions BatchNorm and dropout stand still."""
         self._model = model
         zero_background(model, self.context.background, 0 if old is None else len(model.steps) - 1)
+        start_sigmoids(model, self.context)
         if old is not None:
             hold_still(model)
 
@@ -201,7 +205,7 @@ class STAR(Method):
     def _old_classes(self, answer: Output, labels: Tensor) -> Tensor:
         """(B, H, W) int64: the old class of a pixel, `VOID` where there is none."""
         mode = self.context.background
-        score, index = above_background(answer.logits, mode).max(1)
+        score, index = above_background(answer.logits, self.context).max(1)
         unsaid = learned_from(labels, self.context, void_negative=False)
         unsaid &= (labels < self.context.first_new) | (labels == VOID)
         return torch.where(unsaid & (score > 0), index + first_class(mode), VOID)
@@ -328,11 +332,3 @@ def synthesise(
     stretch = torch.randn(samples, generator=generator).to(direction)
     length = norm[:, 0] + norm[:, 1] * stretch
     return (direction + noise * spread) * length.clamp(min=0).unsqueeze(1)
-
-
-def shrunk(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels (B, H, W) at the resolution of the features, the nearest pixel's."""
-    height, width = labels.shape[-2:]
-    rows = torch.arange(size[0], device=labels.device) * height // size[0]
-    columns = torch.arange(size[1], device=labels.device) * width // size[1]
-    return labels[:, rows[:, None], columns]

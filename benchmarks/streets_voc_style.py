@@ -1,0 +1,181 @@
+"""Synthetic street scenes with a real background: classes come in one step of two, or one by one.
+
+    python benchmarks/streets_voc_style.py                       # four plans, every method
+    python benchmarks/streets_voc_style.py --table ablations     # of HRHF and DKD, plan 6-2
+    python benchmarks/streets_voc_style.py --plans 6-2 --selections disjoint --rows "mib;plop"
+
+Six classes at step 0 (road, sidewalk, sky, tree, person, bicycle), then car and bus: together
+(6-2) or one after the other (6-1-1). Buildings, poles and signs are background. In an image of a
+step only the step's classes are labelled, all else is background, as in the protocol on Pascal VOC:
+`disjoint` images show no class of a later step, `overlapped` ones may. Every step has as many
+images (`--images`). The ablations repeat tables 2 to 6 of the HRHF paper and table 3 of DKD's.
+
+Interrupted or killed, the same command continues; finished rows are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from _rows import Conditions, Row, folder_of, lines_of, train_rows, write_lines
+
+from edgeinc import config
+from edgeinc.cli._ui import Ui
+from edgeinc.data import Label
+from edgeinc.data._street_scene import render
+from edgeinc.data.folder import TABLE, write_folder
+from edgeinc.data.streets import LABELS
+from edgeinc.schema import VOID
+
+HERE = Path(__file__).parent
+BASE = ("road", "sidewalk", "sky", "tree", "person", "bicycle")
+NEW = ("car", "bus")
+PLANS = {"6-2": ((*BASE,), NEW), "6-1-1": ((*BASE,), *((name,) for name in NEW))}
+SELECTIONS = ("overlapped", "disjoint")
+SCENES = {"train": (0, 2000), "val": (500_000, 100)}
+"""Split -> first scene and number of scenes; one in nine shows neither car nor bus."""
+
+MADE = ("method.per_class=8", "method.iterations=300")
+"""Fewer made images than the default: a processor has to make them."""
+
+METHODS = {
+    "joint": Row("joint"),
+    "finetune": Row("finetune"),
+    "lwf": Row("lwf"),
+    "lwf_mc": Row("lwf_mc"),
+    "ilt": Row("ilt"),
+    "ewc": Row("ewc"),
+    "pi": Row("pi"),
+    "rw": Row("rw"),
+    "mib": Row("mib"),
+    "plop": Row("plop"),
+    "ssul": Row("ssul"),
+    "dkd": Row("dkd"),
+    "hrhf": Row("hrhf", MADE),
+}
+ABLATIONS = {
+    "hrhf": Row("hrhf", MADE),
+    "hrhf, no fakes": Row("hrhf", (*MADE, "method.fakes=0")),
+    "hrhf, noise": Row("hrhf", ("method.per_class=8", "method.iterations=0")),
+    "hrhf, average": Row("hrhf", (*MADE, "method.aggregation=average")),
+    "hrhf, maximum": Row("hrhf", (*MADE, "method.aggregation=maximum")),
+    **{f"hrhf, r {r}": Row("hrhf", (*MADE, f"method.r={r}")) for r in (0.5, 1, 5, 10, 20)},
+    "hrhf, no kd": Row("hrhf", (*MADE, "method.lambda_kd=0")),
+    "hrhf, 2 real to 1 fake": Row("hrhf", (*MADE, "method.fakes=0.5")),
+    "hrhf, 1 real to 2 fake": Row("hrhf", (*MADE, "method.fakes=2")),
+    "dkd": Row("dkd"),
+    "dkd, no dkd term": Row("dkd", ("method.dkd=false",)),
+    "dkd, random rows": Row("dkd", ("method.init=random",)),
+    "dkd, neither": Row("dkd", ("method.dkd=false", "method.init=random")),
+}
+TABLES = {"methods": METHODS, "ablations": ABLATIONS}
+
+
+def main() -> None:
+    """Train what is missing, then write the table of everything that is there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--table", choices=tuple(TABLES), default="methods")
+    parser.add_argument("--plans", help="names separated by ';'; else all, 6-2 for ablations")
+    parser.add_argument(
+        "--selections", help="separated by ';'; else both, overlapped for ablations"
+    )
+    parser.add_argument("--rows", help="names separated by ';'; else all")
+    parser.add_argument("--model", default="erfnet")
+    parser.add_argument("--size", default="64x96")
+    parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=HERE / "runs" / "streets_voc_style")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    ablations = options.table == "ablations"
+    plans = (options.plans or ("6-2" if ablations else ";".join(PLANS))).split(";")
+    selections = (
+        options.selections or ("overlapped" if ablations else ";".join(SELECTIONS))
+    ).split(";")
+    rows = TABLES[options.table]
+    chosen = {n: rows[n] for n in (options.rows.split(";") if options.rows else rows)}
+    out = options.out or HERE / "results" / f"streets_voc_style_{options.table}.csv"
+    scenes(options.runs / "scenes")
+    for plan in plans:
+        for selection in selections:
+            conditions = conditions_of(plan, selection, options)
+            train_rows(chosen, conditions, options.runs)
+            lines: list[dict[str, object]] = []
+            for name in rows:
+                run = folder_of(name, conditions, options.runs)
+                lines += lines_of(name, run, conditions.tasks, threads=options.threads)
+            write_lines(lines, conditions, out)
+    sys.stdout.write(f"wrote {out}\n")
+
+
+def scenes(root: Path) -> None:
+    """Draw the scenes once, as a folder with a real background."""
+    if (root / TABLE).exists():
+        return
+    by_name = {label.name: label for label in LABELS}
+    labels = [Label(0, "background", (0, 0, 0))]
+    labels += [Label(i, n, by_name[n].color) for i, n in enumerate((*BASE, *NEW), start=1)]
+    look_up = np.zeros(256, np.uint8)
+    look_up[VOID] = VOID
+    look_up[[by_name[label.name].id for label in labels[1:]]] = range(1, len(labels))
+    samples = (
+        (split, f"{split}-{number:06d}", image, look_up[mask])
+        for split, (first, count) in SCENES.items()
+        for number in range(first, first + count)
+        for image, mask in (render(number, (64, 96)),)
+    )
+    total = sum(count for _, count in SCENES.values())
+    write_folder(
+        root, samples, labels=labels, background="real", total=total, progress=Ui().progress
+    )
+
+
+def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Conditions:
+    """What every row of a plan has in common."""
+    columns = {
+        "plan": plan,
+        "selection": selection,
+        "model": options.model,
+        "size": options.size,
+        "images_per_step": options.images,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "threads": options.threads,
+    }
+    lines = [f'name = "streets:{plan}"', f'selection = "{selection}"', 'background = "real"']
+    lines += [f"[[step]]\nclasses = {json.dumps(classes)}" for classes in PLANS[plan]]
+    file = options.runs / f"{plan}-{selection}.toml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    base = {
+        "data": str(options.runs / "scenes"),
+        "scenario": str(file),
+        "model": options.model,
+        "size": config.parse_size(options.size),
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+        "workers": 1,
+        "seed": options.seed,
+        "limit": options.images,
+    }
+    return Conditions(
+        name="-".join(map(str, columns.values())),
+        base=base,
+        extend={"limit": options.images},
+        columns=columns,
+        tasks=PLANS[plan],
+    )
+
+
+if __name__ == "__main__":
+    main()
