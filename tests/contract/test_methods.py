@@ -1,5 +1,6 @@
 """What every method promises, whichever files lie in `edgeinc/methods`, on real small networks."""
 
+import copy
 from dataclasses import fields, is_dataclass
 from functools import cache
 
@@ -17,6 +18,8 @@ SIZE = (32, 64)
 BATCH = 2
 QUICK = {"hrhf": {"per_class": 3, "batch": 8, "iterations": 1}}
 """Options of methods whose defaults prepare for longer than a test may take."""
+OWN = {"ac"}
+"""Terms that train rows of a method's own and, on purpose, nothing of the network."""
 
 
 @pytest.fixture(params=registry.names("methods"))
@@ -176,6 +179,72 @@ def test_something_learns_and_every_gradient_is_finite(plugin, network):
     found = gradients(step.model)
     assert any(g.abs().sum() > 0 for g in found)
     assert all(torch.isfinite(g).all() for g in found)
+
+
+SINGLE = ("logits", "features", "unknown")
+"""Fields of an answer that are one map, not several."""
+
+
+def corner(output):
+    """Of an answer, 2x4 logits and as much of its other maps; and how to make an answer of such."""
+    maps = {
+        name: [t for t in (value if isinstance(value, tuple) else [value]) if t is not None]
+        for name, value in output._asdict().items()
+    }
+    maps["stages"] = [t[:, :2] for t in maps["stages"]]
+    size = output.logits.shape[2:]
+    cut = [
+        t[:1, :, :2, :4] if t.shape[2:] == size else t[:1, :, :1, :2]
+        for tensors in maps.values()
+        for t in tensors
+    ]
+
+    def answer(*tensors):
+        rest = iter(tensors)
+        found = {name: tuple(next(rest) for _ in old) for name, old in maps.items()}
+        return output._replace(
+            **{k: (v[0] if v else None) if k in SINGLE else v for k, v in found.items()}
+        )
+
+    return answer, [t.detach().clone() for t in cut]
+
+
+def test_gradients_of_terms_are_their_slopes(plugin):
+    for background in {plugin.backgrounds[0], plugin.backgrounds[-1]}:
+        check_slopes(plugin, background)
+
+
+def check_slopes(plugin, background):
+    """By central differences. Terms are float32: each is scaled by its steepest slope."""
+    step = Step(plugin, "erfnet", background)
+    rest = VOID if step.background == "none" else 0
+    old = 1 if plugin.labels == "new-and-old" else rest
+    labels = torch.tensor([[[OLD, OLD + 1, rest, old], [old, VOID, OLD, rest]]])
+    teacher = None
+    if step.teacher is not None:
+        answer, maps = corner(step.teacher(images(5)))
+        teacher = answer(*maps)
+    answer, maps = corner(step.model(images(5)))
+    generator = torch.Generator().manual_seed(3)  # away from the teacher, features not negative
+    moved = [t.double() + 0.1 + torch.rand(t.shape, generator=generator) for t in maps]
+    moved = [t.requires_grad_(True) for t in moved]
+
+    def terms(*tensors):
+        method = copy.copy(step.method)  # some count how often they are asked
+        vars(method).update({k: list(v) for k, v in vars(method).items() if type(v) is list})
+        found = method.terms(answer(*tensors), labels, teacher)
+        return {k: v.double() for k, v in found.items() if k not in OWN}
+
+    steepest = {}
+    for name, term in terms(*moved).items():
+        slopes = torch.autograd.grad(term, moved, retain_graph=True, allow_unused=True)
+        steepest[name] = max(float(g.abs().max()) for g in slopes if g is not None)
+    assert all(steepest.values()), steepest
+
+    def scaled(*tensors):
+        return tuple(term / steepest[name] for name, term in terms(*tensors).items())
+
+    assert torch.autograd.gradcheck(scaled, moved, eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("case", ["all void", "all new", "no new", "one image"])
