@@ -10,6 +10,7 @@ import edgeinc
 from edgeinc import registry
 from edgeinc.data._synth import synth
 from edgeinc.runs import open_run
+from edgeinc.training import execute
 from edgeinc.training.state import State
 
 SIZE = (32, 64)
@@ -77,6 +78,21 @@ def dies_in_its_second_epoch(monkeypatch, attempt):
     np.random.seed(99)
 
 
+def dies_at_its_close(monkeypatch, attempt):
+    """An attempt that ends when all is trained and closed, just before its weights are written."""
+    write = execute.write_atomic
+
+    def last_write(path, content):
+        if path.name == "weights.safetensors":
+            raise Died
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "write_atomic", last_write)
+        with pytest.raises(Died):
+            attempt()
+
+
 def kept(run):
     """Weights, the method's memory and what was logged of the extension."""
     memory = run.memory(1)
@@ -87,7 +103,7 @@ def kept(run):
 
 @pytest.mark.parametrize("network", ["erfnet", pytest.param("bisenet", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", registry.names("methods"))
-def test_a_step_that_died_ends_in_the_bytes_of_an_unbroken_one(
+def test_a_step_that_died_twice_ends_in_the_bytes_of_an_unbroken_one(
     bases, tmp_path, monkeypatch, method, network
 ):
     plugin = registry.load("methods", method)
@@ -111,6 +127,7 @@ def test_a_step_that_died_ends_in_the_bytes_of_an_unbroken_one(
 
     extend(whole)
     dies_in_its_second_epoch(monkeypatch, lambda: extend(broken))
+    dies_at_its_close(monkeypatch, lambda: extend(broken, resume=True))
     assert open_run(broken).pending.index == 1
     extend(broken, resume=True)
 
