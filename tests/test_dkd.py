@@ -292,6 +292,9 @@ def test_the_auxiliary_term_is_silence_everywhere_at_the_size_of_the_image():
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     loss.backward()
     assert features.grad is None
+    # Interpolation keeps a constant, so moving the bias moves every logit by as much.
+    slope = sum(sigma(z) for z in logit.double().flatten().tolist()) / logit.numel()
+    assert float(head[0].bias.grad) == pytest.approx(slope, rel=1e-5)
     assert head[0].weight.grad.any()
 
 

@@ -134,6 +134,27 @@ def test_the_norm_is_a_mean_over_images():
     assert float(mean_norm(x)) == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("kind", ["scale-aware", "average", "maximum"])
+@pytest.mark.parametrize("wished", [[[1], [0]], [[1, 2], [2, 1]]])
+def test_gradients_of_scores_are_their_slopes(kind, wished):
+    """The scores are float32, so the differences are wide."""
+    torch.manual_seed(4)
+    logits = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    r = torch.tensor([[0.5, 1, 5], [5, 1, 0.5]])
+
+    def loss(z):
+        return classification(aggregate(z, r, kind), torch.tensor(wished), 1).double()
+
+    assert torch.autograd.gradcheck(loss, logits, eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_gradients_of_the_prior_are_its_slopes():
+    torch.manual_seed(4)
+    x = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(total_variation, x)
+    assert torch.autograd.gradcheck(mean_norm, x)
+
+
 # ---------------------------------------------------------------------------------- BatchNorm
 
 

@@ -206,7 +206,11 @@ def test_right_after_the_start_the_folded_student_is_the_teacher(network):
     q = torch.softmax(teacher, 1)
     assert torch.allclose(folded_new(student, OLD).exp(), q, atol=1e-5)
     entropy = -(q * q.log()).sum(1).mean() / OLD
-    assert float(unbiased_distillation(student, teacher)) == pytest.approx(float(entropy), rel=1e-4)
+    student.requires_grad_(True)
+    loss = unbiased_distillation(student, teacher)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(entropy), rel=1e-4)
+    assert float(student.grad.abs().max()) * student.numel() < 1e-2  # nothing to correct
     for head, weight in zip(model.heads(), before, strict=True):
         axis = head.class_axis
         old_rows = head[0].weight

@@ -71,20 +71,29 @@ def test_extend_takes_over_the_settings_of_the_step_before(base_run):
     assert step.settings["lr"].source == "flag"
 
 
+@pytest.fixture(scope="module")
+def virtual_run(street_data, tmp_path_factory):
+    """As `base_run`, with a virtual background."""
+    run = tmp_path_factory.mktemp("runs") / "virtual"
+    known = ["road", "sky", "building"]
+    options = {"size": (64, 96), "sets": ["model.width=0.125"], "background": "virtual"}
+    edgeinc.train(street_data, classes=known, run=run, **options, **QUICK)
+    return run
+
+
 @pytest.mark.parametrize("method", registry.names("methods"))
-def test_every_method_extends_a_run_and_loses_no_class(base_run, street_data, tmp_path, method):
+def test_every_method_extends_a_run_and_loses_no_class(base_run, virtual_run, tmp_path, method):
     quick = {"hrhf": ["method.per_class=3", "method.batch=8", "method.iterations=1"]}
     plugin = registry.load("methods", method)
     run, first = base_run, []
     if "none" not in plugin.backgrounds:
         run, first = tmp_path / "virtual", ["other"]
-        known = ["road", "sky", "building"]
-        options = {"size": (64, 96), "sets": ["model.width=0.125"], "background": "virtual"}
-        edgeinc.train(street_data, classes=known, run=run, **options, **QUICK)
+        shutil.copytree(virtual_run, run)
     result = edgeinc.extend(
         run,
         new_classes=["tree"],
         method=method,
+        epochs=1,
         sets=quick.get(method, ()),
         labels="new-and-old" if plugin.labels == "new-and-old" else None,
     )
@@ -250,6 +259,12 @@ def process(code, data, run, **options):
     )
 
 
+def here(code, data, run, monkeypatch):
+    """What `process` does, in this one."""
+    monkeypatch.setattr(sys, "argv", ["-c", str(data), str(run)])
+    exec(code, {})
+
+
 def wait_for_state(folder, child, at_least=1):
     """Until the state was written `at_least` times; the number of iterations it holds."""
     from safetensors import safe_open
@@ -268,14 +283,14 @@ def wait_for_state(folder, child, at_least=1):
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(
-    step, street_data, base_run, tmp_path
+    step, street_data, base_run, tmp_path, monkeypatch
 ):
     code = SLOW_EXTEND if step else SLOW_TRAIN
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     if step:
         shutil.copytree(base_run, whole)
         shutil.copytree(base_run, killed)
-    assert process(code, street_data, whole).wait() == 0
+    here(code, street_data, whole, monkeypatch)
     for at_least in (4, 12):
         child = process(code, street_data, killed)
         done = wait_for_state(killed / f"step-{step}", child, at_least=at_least)
@@ -283,7 +298,7 @@ def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(
         assert child.wait() == -signal.SIGKILL
         assert open_run(killed).pending.index == step
     assert done < open_run(whole).step(step).iterations
-    assert process(code, street_data, killed).wait() == 0
+    here(code, street_data, killed, monkeypatch)
     assert weights(killed, step) == weights(whole, step)
     terms = [
         {k: v for k, v in row.items() if k not in ("seconds", "wait_s")}

@@ -1,6 +1,8 @@
 """What every method promises, whichever files lie in `edgeinc/methods`, on real small networks."""
 
+import copy
 from dataclasses import fields, is_dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ SIZE = (32, 64)
 BATCH = 2
 QUICK = {"hrhf": {"per_class": 3, "batch": 8, "iterations": 1}}
 """Options of methods whose defaults prepare for longer than a test may take."""
+OWN = {"ac"}
+"""Terms that train rows of a method's own and, on purpose, nothing of the network."""
 
 
 @pytest.fixture(params=registry.names("methods"))
@@ -51,18 +55,72 @@ def configured(plugin):
     return plugin.Config(**QUICK.get(plugin.__module__.rpartition(".")[2], {}))
 
 
+class Kept:
+    """What a run keeps for the steps after the same network, in memory."""
+
+    def __init__(self):
+        self.sets = {}
+
+    def load(self, name):
+        return self.sets.get(name)
+
+    def save(self, name, tensors):
+        self.sets[name] = tensors
+
+    def drop(self, name):
+        self.sets.pop(name, None)
+
+
+def survey(background, store, *, base=False):
+    def passes():
+        labels = torch.randint(0, OLD, (BATCH, *SIZE)) if base else targets(background)
+        yield images(), labels
+
+    def infer(network, x):
+        with torch.no_grad():
+            return network(x)
+
+    return Survey(passes, infer, store=store)
+
+
+class Base:
+    """Step 0 of a small network by a method, which may keep a memory of it."""
+
+    def __init__(self, plugin, network, background):
+        torch.manual_seed(0)
+        self.old = small(network, [OLD])
+        self.old.train()(images(9, 8))  # statistics of its own
+        method = plugin(configured(plugin), StepContext(0, OLD, background, None))
+        self.store = Kept()
+        look = survey(background, self.store, base=True)
+        method.begin(self.old.eval(), None)
+        method.ready(method.prepare(look, None))
+        self.old.train()
+        labels = torch.randint(0, OLD, (BATCH, *SIZE))
+        total(method.terms(self.old(images()), labels, None)).backward()
+        method.after_backward(self.old)
+        method.after_update(self.old)
+        self.old.eval().zero_grad(set_to_none=True)
+        self.memory = method.finish(self.old, None, look)
+        self.old.requires_grad_(False)
+        self.teacher = folded(self.old) if plugin.teacher else None
+
+
+base = cache(Base)
+"""A step leaves the one before it alone, so all tests of an extension go on from the same one."""
+
+
 class Step:
     """The first extension of a small network by a method, as the loop drives it."""
 
     def __init__(self, plugin, network, background=None):
         self.background = background or plugin.backgrounds[0]
-        torch.manual_seed(0)
-        self.old = small(network, [OLD])
-        self.old.train()(images(9, 8))  # statistics of its own
-        self.old.eval().requires_grad_(False)
-        self.base = self._base(plugin)
-        self.context = StepContext(OLD, OLD + NEW, self.background, None, self.memory)
-        self.method = plugin(configured(plugin), self.context)
+        before = base(plugin, network, self.background)
+        self.old, self.teacher = before.old, before.teacher
+        self.survey = survey(self.background, before.store)
+        context = StepContext(OLD, OLD + NEW, self.background, None, before.memory)
+        self.method = plugin(configured(plugin), context)
+        torch.manual_seed(1)
         if self.method.init(self.method.config) == "fresh":
             self.model = small(network, [OLD, NEW])
         else:
@@ -70,36 +128,8 @@ class Step:
             self.model.load_state_dict(self.old.state_dict(), strict=False)
             self.method.grow(self.model, NEW)
         self.method.begin(self.model, self.old)
-        self.teacher = folded(self.old) if plugin.teacher else None
-        self.method.ready(self.method.prepare(self.survey(), self.teacher))
+        self.method.ready(self.method.prepare(self.survey, self.teacher))
         self.model.train()
-
-    def _base(self, plugin):
-        """Step 0 with the method, for methods that keep a memory from it."""
-        context = StepContext(0, OLD, self.background, None)
-        method = plugin(configured(plugin), context)
-        method.begin(self.old, None)
-        method.ready(method.prepare(self.survey(base=True), None))
-        self.old.train().requires_grad_(True)
-        labels = torch.randint(0, OLD, (BATCH, *SIZE))
-        total(method.terms(self.old(images()), labels, None)).backward()
-        method.after_backward(self.old)
-        method.after_update(self.old)
-        self.old.eval().zero_grad(set_to_none=True)
-        self.memory = method.finish(self.old, None, self.survey(base=True))
-        self.old.requires_grad_(False)
-        return method
-
-    def survey(self, base=False):
-        def passes():
-            labels = torch.randint(0, OLD, (BATCH, *SIZE)) if base else targets(self.background)
-            yield images(), labels
-
-        def infer(network, x):
-            with torch.no_grad():
-                return network(x)
-
-        return Survey(passes, infer)
 
     def terms(self, x=None, labels=None):
         x = images() if x is None else x
@@ -135,7 +165,7 @@ def test_terms_are_named_finite_scalars_in_float32(plugin, network):
     for background in plugin.backgrounds:
         step = Step(plugin, network, background)
         for enabled in (False, True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 terms = step.terms()
             assert terms
             for name, term in terms.items():
@@ -149,6 +179,72 @@ def test_something_learns_and_every_gradient_is_finite(plugin, network):
     found = gradients(step.model)
     assert any(g.abs().sum() > 0 for g in found)
     assert all(torch.isfinite(g).all() for g in found)
+
+
+SINGLE = ("logits", "features", "unknown")
+"""Fields of an answer that are one map, not several."""
+
+
+def corner(output):
+    """Of an answer, 2x4 logits and as much of its other maps; and how to make an answer of such."""
+    maps = {
+        name: [t for t in (value if isinstance(value, tuple) else [value]) if t is not None]
+        for name, value in output._asdict().items()
+    }
+    maps["stages"] = [t[:, :2] for t in maps["stages"]]
+    size = output.logits.shape[2:]
+    cut = [
+        t[:1, :, :2, :4] if t.shape[2:] == size else t[:1, :, :1, :2]
+        for tensors in maps.values()
+        for t in tensors
+    ]
+
+    def answer(*tensors):
+        rest = iter(tensors)
+        found = {name: tuple(next(rest) for _ in old) for name, old in maps.items()}
+        return output._replace(
+            **{k: (v[0] if v else None) if k in SINGLE else v for k, v in found.items()}
+        )
+
+    return answer, [t.detach().clone() for t in cut]
+
+
+def test_gradients_of_terms_are_their_slopes(plugin):
+    for background in {plugin.backgrounds[0], plugin.backgrounds[-1]}:
+        check_slopes(plugin, background)
+
+
+def check_slopes(plugin, background):
+    """By central differences. Terms are float32: each is scaled by its steepest slope."""
+    step = Step(plugin, "erfnet", background)
+    rest = VOID if step.background == "none" else 0
+    old = 1 if plugin.labels == "new-and-old" else rest
+    labels = torch.tensor([[[OLD, OLD + 1, rest, old], [old, VOID, OLD, rest]]])
+    teacher = None
+    if step.teacher is not None:
+        answer, maps = corner(step.teacher(images(5)))
+        teacher = answer(*maps)
+    answer, maps = corner(step.model(images(5)))
+    generator = torch.Generator().manual_seed(3)  # away from the teacher, features not negative
+    moved = [t.double() + 0.1 + torch.rand(t.shape, generator=generator) for t in maps]
+    moved = [t.requires_grad_(True) for t in moved]
+
+    def terms(*tensors):
+        method = copy.copy(step.method)  # some count how often they are asked
+        vars(method).update({k: list(v) for k, v in vars(method).items() if type(v) is list})
+        found = method.terms(answer(*tensors), labels, teacher)
+        return {k: v.double() for k, v in found.items() if k not in OWN}
+
+    steepest = {}
+    for name, term in terms(*moved).items():
+        slopes = torch.autograd.grad(term, moved, retain_graph=True, allow_unused=True)
+        steepest[name] = max(float(g.abs().max()) for g in slopes if g is not None)
+    assert all(steepest.values()), steepest
+
+    def scaled(*tensors):
+        return tuple(term / steepest[name] for name, term in terms(*tensors).items())
+
+    assert torch.autograd.gradcheck(scaled, moved, eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("case", ["all void", "all new", "no new", "one image"])
@@ -179,20 +275,32 @@ def test_base_step_works_without_a_teacher(plugin, network):
     assert any(g.abs().sum() > 0 for g in gradients(model))
 
 
+def hooks(network):
+    """Every hook on a network's modules and weights."""
+    found = [d for m in network.modules() for k, d in vars(m).items() if k.endswith("_hooks") and d]
+    return found + [p._backward_hooks for p in network.parameters() if p._backward_hooks]
+
+
 def test_labels_and_the_old_network_are_left_alone(plugin, network):
     step = Step(plugin, network)
     labels, before = targets(step.background), step.old.state_dict()
     kept = labels.clone(), {k: v.clone() for k, v in before.items()}
-    total(step.terms(labels=labels)).backward()
+    asked = None if step.teacher is None else step.teacher(images()).logits
+    x, joined = step.method.blend(images(), labels, 0)
+    total(step.terms(x, joined)).backward()
     step.method.after_backward(step.model)
     step.method.after_update(step.model)
+    step.method.finish(step.model, step.old, step.survey)
     assert torch.equal(labels, kept[0])
     assert all(torch.equal(v, kept[1][k]) for k, v in step.old.state_dict().items())
-    for network_ in (step.old, step.teacher):
-        if network_ is not None:
-            assert all(p.grad is None for p in network_.parameters())
-            assert not any(m._forward_hooks for m in network_.modules())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in step.model.modules())
+    for each in (step.old, step.teacher):
+        if each is not None:
+            assert all(p.grad is None for p in each.parameters())
+            assert not each.training
+            assert not hooks(each)
+    assert not hooks(step.model)
+    if asked is not None:  # no dropout, and no statistics that moved
+        assert torch.equal(step.teacher(images()).logits, asked)
 
 
 def test_the_same_beginning_twice_is_the_same(plugin, network):
@@ -236,16 +344,18 @@ def test_groups_hold_every_moving_parameter_once(plugin, network):
     assert not still & set(grouped)
 
 
-def test_many_iterations_under_bf16_stay_finite(plugin, network):
+def trains_under_bf16(step, iterations):
     from edgeinc.config import TrainSettings
     from edgeinc.training.loop import make_optimizer
 
-    step = Step(plugin, network)
     optimizer = make_optimizer(step.method.groups(step.model), TrainSettings(lr=1e-3))
-    for iteration in range(12):
+    for iteration in range(iterations):
         optimizer.zero_grad(set_to_none=True)
+        x, labels = step.method.blend(
+            images(iteration), targets(step.background, iteration), iteration
+        )
         with torch.autocast("cpu", torch.bfloat16):
-            terms = step.terms(images(iteration), targets(step.background, iteration))
+            terms = step.terms(x, labels)
         loss = total(terms)
         assert torch.isfinite(loss), (iteration, terms)
         loss.backward()
@@ -255,9 +365,18 @@ def test_many_iterations_under_bf16_stay_finite(plugin, network):
     assert all(torch.isfinite(p).all() for p in step.model.parameters())
 
 
+def test_many_iterations_under_bf16_stay_finite(plugin, network):
+    trains_under_bf16(Step(plugin, network), 50 if network == "bisenet" else 12)
+
+
+@pytest.mark.slow
+def test_fifty_iterations_under_bf16_stay_finite_whatever_the_network(plugin, network):
+    trains_under_bf16(Step(plugin, network), 50)
+
+
 def test_closing_a_step_leaves_a_network_that_answers(plugin, network):
     step = Step(plugin, network)
-    memory = step.method.finish(step.model, step.old, step.survey())
+    memory = step.method.finish(step.model, step.old, step.survey)
     assert all(isinstance(v, torch.Tensor) and v.ndim < 4 for v in memory.values()), "an image?"
     step.model.eval()
     with torch.no_grad():
