@@ -125,6 +125,15 @@ def old_sigmoids(z, t, y, u):
     return 1, sum(bce(z[c], sigmoid(v)) for c, v in enumerate(t))
 
 
+def old_sigmoids_of_a_softmax(z, t, y, u):
+    """DKD after a softmax without a background: an old class against the mean of the others."""
+    total = 0.0
+    for c, v in enumerate(t):
+        others = (sum(t) - v) / (OLD - 1)
+        total += bce(z[c], 0 if is_new(y) else sigmoid(v - others))
+    return 1, total
+
+
 def old_sigmoids_above_background(z, t, y, u):
     return 1, sum(bce(z[c], sigmoid(t[c] - t[0])) for c in range(1, OLD))
 
@@ -181,7 +190,7 @@ def references(name, background):
         if bare
         else {"ce": ce_merged, "kd": kd_folded}
     )
-    sigmoids = old_sigmoids if bare else old_sigmoids_above_background
+    sigmoids = old_sigmoids_of_a_softmax if bare else old_sigmoids_above_background
     return {
         "cil": cil,
         "dkd": {"bce": new_sigmoids(1, bare), "kd": times(5, sigmoids)},
