@@ -16,35 +16,44 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def camvid_3task() -> str:
-    """The plan `coarse`: every row after its last step, the tasks and the union."""
-    lines = [r for r in read("camvid_3task") if r["plan"] == "coarse"]
-    last = max(int(r["step"]) for r in lines)
-    names = list(dict.fromkeys(r["row"] for r in lines))
+def methods(model: str, blocks: str, names: Sequence[str] = ()) -> str:
+    """CamVid in three tasks: the mean over seeds of every row, or of those named."""
+    lines = [r for r in read("camvid_3task") if (r["model"], r["blocks"]) == (model, blocks)]
+    rows = list(dict.fromkeys(r["row"] for r in lines if not names or r["row"] in names))
     table = [
-        "| row | union after step 1 | sky, road, pavement | building, tree | car | **union** |",
-        "|---|---|---|---|---|---|",
+        "| row | union after step 1 | task 0 | task 1 | task 2 | **union** | seeds | s a step | MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in names:
-        steps = {int(r["step"]): r for r in lines if r["row"] == name}
-        if last not in steps:
-            continue
-        end = steps[last]
-        between = steps[1]["miou"] if 1 in steps else ""
-        cells = [between, end["task0"], end["task1"], end["task2"]]
-        shown = " | ".join(f"{float(c):.1f}" if c else "" for c in cells)
-        table.append(f"| {name} | {shown} | **{float(end['miou']):.1f}** |")
-    first = lines[0]
-    note = (
-        f"mIoU in percent on the {first['scored_images']} images of `val` at 360x480. "
-        f"{first['model']} at {first['size']}, {first['epochs']} epochs a step, one seed, "
-        f"{first['precision']}, {first['threads']} thread of {first['hardware'].split(',')[0]}. "
-        "`joint` has all labels of all images and the epochs of one step; `fresh` starts every "
-        "extension from new weights, the other rows from the step before. Per class, with seconds "
-        "and versions: [benchmarks/results/camvid_3task.csv](benchmarks/results/camvid_3task.csv). "
-        "Repeat it: `python benchmarks/camvid_3task.py --data-root DIR`, where DIR holds `camvid/`."
+    for row in rows:
+        steps = {k: [r for r in lines if (r["row"], r["step"]) == (row, k)] for k in "12"}
+        cells = [mean_of(steps["1"], "miou")]
+        cells += [mean_of(steps["2"], f"task{task}") for task in range(3)]
+        cells.append(f"**{mean_of(steps['2'], 'miou')}**")
+        cells.append(str(len(steps["2"])))
+        cells.append(mean_of(steps["1"] + steps["2"], "seconds", 0))
+        cells.append(mean_of(steps["2"], "peak_mib", 0))
+        table.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join([*table, "", f"{conditions(lines[0])}."])
+
+
+def conditions(line: dict[str, str]) -> str:
+    """Under which conditions a table was made."""
+    return (
+        f"mIoU in percent on the {line['scored_images']} images of `val` at 360x480; "
+        f"{line['model']} at {line['size']}, {line['epochs']} epochs a step, {line['precision']}, "
+        f"{line['threads']} thread of {line['hardware'].split(',')[0]}"
     )
-    return "\n".join([*table, "", note])
+
+
+def mean_of(lines: Sequence[dict[str, str]], column: str, digits: int = 1) -> str:
+    """Mean and, from two values on, standard deviation; "" where there is none."""
+    values = [float(r[column]) for r in lines if r[column]]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1 or digits == 0:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def train_speed() -> str:

@@ -56,6 +56,7 @@ METHODS = {
     "ssul": Row("ssul"),
     "dkd": Row("dkd"),
     "hrhf": Row("hrhf", MADE),
+    "completion": Row("completion"),
 }
 ABLATIONS = {
     "hrhf": Row("hrhf", MADE),

@@ -38,6 +38,10 @@ TABLES = ("model", "method")
 """Tables of a settings file whose keys belong to a plug-in's `Config`."""
 
 
+Weighting = Literal["none", "log", "inverse"]
+"""How cross-entropies weigh classes, see `TrainSettings.class_weights`."""
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """How a step is trained. Defaults follow the CIL paper (S001): Adam 5e-4, wd 3e-4, batch 6.
@@ -89,7 +93,7 @@ class TrainSettings:
     deterministic: bool = False
     compile: bool = False
     color_jitter: Annotated[float, Ge(0), Lt(1)] = 0.2
-    class_weights: Literal["none", "log", "inverse"] = "log"
+    class_weights: Weighting = "log"
     freeze_bn_stats: bool = False
     freeze_bn_affine: bool = False
     init: str = ""

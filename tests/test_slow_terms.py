@@ -117,6 +117,20 @@ def kd_weighted(z, t, y, u):
     return (1, crossed(p(t), log_p(z)) * (1 + bits)) if not is_new(y) else None
 
 
+def completed(void):
+    """Joint training's cross-entropy, where the teacher's belief stands for a missing label."""
+
+    def loss(z, t, y, u):
+        if y == VOID and not void:
+            return None
+        if is_new(y):
+            return WEIGHTS[y], -log_p(z)[y]
+        weights = [w * q for w, q in zip(WEIGHTS, p(t), strict=False)]
+        return sum(weights), crossed(weights, log_p(z)) / sum(weights)
+
+    return loss
+
+
 def every_class(z, t, y, u):
     return None if y == VOID else (WEIGHTS[y], sum(bce(v, c == y) for c, v in enumerate(z)))
 
@@ -193,6 +207,7 @@ def references(name, background):
     sigmoids = old_sigmoids_of_a_softmax if bare else old_sigmoids_above_background
     return {
         "cil": cil,
+        "completion": {"ce": completed(bare)},
         "dkd": {"bce": new_sigmoids(1, bare), "kd": times(5, sigmoids)},
         "ewf": cil if bare else mib,
         "feature_extraction": {"ce": ce_among_new},
@@ -308,6 +323,8 @@ def test_terms_of_pixels_are_those_of_plain_loops(name, kind):
         if name in ("plop", "rcil"):
             method.ready({"thresholds": torch.tensor(THRESHOLDS)})
             expected = imagewise(student, teacher, y)
+        if name == "completion":
+            method.ready({})
         terms = method.terms(student, y, teacher if plugin.teacher else None)
         assert terms.keys() == expected.keys() | OF_MAPS.get(name, set())
         found = {term: float(terms[term].detach()) for term in expected}

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from torch import Tensor, nn
 
 from edgeinc import registry
+from edgeinc.config import Weighting
 from edgeinc.errors import UsageError
 from edgeinc.models import Model, Output
 from edgeinc.progress import SILENT, Progress
@@ -37,7 +38,8 @@ class StepContext:
         first_new: Id of the step's first new class; 0 at step 0.
         classes: Number of classes after the step.
         background: The run's background mode.
-        class_weights: (classes,) cross-entropy weights, or None.
+        class_weights: (classes,) cross-entropy weights from the step's labels, or None.
+        weighting: What they are made by, for a method that counts pixels in its own way.
         memory: What the method kept at the step before; empty at step 0 or after another method.
         seed: The run's, for what a method draws by itself.
     """
@@ -48,6 +50,7 @@ class StepContext:
     class_weights: Tensor | None
     memory: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
+    weighting: Weighting = "none"
 
 
 class Store(Protocol):

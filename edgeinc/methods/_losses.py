@@ -10,8 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeinc.config import Weighting
 from edgeinc.models import Output
 from edgeinc.schema import VOID
+
+
+def class_weights(kind: Weighting, pixels: Tensor) -> Tensor | None:
+    """Weights of a cross-entropy from how many pixels each class has; None for `none`.
+
+    Args:
+        kind: `log` is 1 / ln(1.1 + share); `inverse` 1 / share, with a mean of 1.
+        pixels: (C,) counts, not negative.
+
+    Returns:
+        (C,) float32; a class without a pixel has weight 1, which nothing multiplies.
+    """
+    if kind == "none":
+        return None
+    pixels = pixels.double()
+    there = pixels > 0
+    share = pixels / pixels.sum().clamp(min=torch.finfo(pixels.dtype).tiny)
+    if kind == "log":
+        weights = 1 / torch.log(1.1 + share)
+    else:
+        weights = 1 / share.where(there, 1)
+        weights = weights / weights[there].mean()
+    return weights.where(there, 1).float()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:

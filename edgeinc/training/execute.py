@@ -109,6 +109,7 @@ def make_method(run: Run, plan: StepPlan) -> Method:
         classes=len(info.classes),
         background=info.background,
         class_weights=class_weights(plan),
+        weighting=plan.settings.class_weights,
         memory=load_file(memory, device=str(plan.device)) if memory else {},
         seed=plan.settings.seed,
     )

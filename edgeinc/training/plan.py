@@ -7,7 +7,6 @@ reads masks (to know what the images show) and settings, and refuses whatever ca
 from __future__ import annotations
 
 import hashlib
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,7 +25,7 @@ from edgeinc.data._index import Counts
 from edgeinc.data._labels import Remap, training_remap
 from edgeinc.data._select import held_out, read_index, training_images
 from edgeinc.errors import DataError, MissingError, UsageError
-from edgeinc.methods import check_background
+from edgeinc.methods import _losses, check_background
 from edgeinc.models import create
 from edgeinc.models._pretrained import read_weights
 from edgeinc.progress import Progress
@@ -254,24 +253,13 @@ def _hold_out(
 
 
 def class_weights(plan: StepPlan) -> torch.Tensor | None:
-    """Cross-entropy weights from the labelled pixels of the step, (classes,) float32 on its device.
-
-    A class without a labelled pixel gets weight 1, which nothing multiplies.
-    """
-    kind = plan.settings.class_weights
-    if kind == "none":
-        return None
+    """Cross-entropy weights from the labelled pixels of the step, (classes,), on its device."""
     pixels = np.zeros(256, np.int64)
     for image_id, counts in zip(plan.images, plan.counts, strict=True):
         np.add.at(pixels, plan.remap(image_id), counts)
-    share = pixels[: len(plan.info.classes)] / max(1, pixels[: len(plan.info.classes)].sum())
-    if kind == "log":
-        weights = [1 / math.log(1.1 + p) if p else 1.0 for p in share]
-    else:
-        inverse = [1 / p if p else 0.0 for p in share]
-        mean = sum(inverse) / max(1, sum(1 for p in share if p))
-        weights = [i / mean if i else 1.0 for i in inverse]
-    return torch.tensor(weights, dtype=torch.float32, device=plan.device)
+    counted = torch.from_numpy(pixels[: len(plan.info.classes)])
+    weights = _losses.class_weights(plan.settings.class_weights, counted)
+    return None if weights is None else weights.to(plan.device)
 
 
 def pick_precision(asked: str, device: torch.device) -> str:
