@@ -5,11 +5,11 @@
     python benchmarks/camvid_3task.py --data-root DIR --rows "joint;cil;dkd" --seed 1
     python benchmarks/camvid_3task.py --data-root DIR --plan full --size 360x480  # on a GPU
 
-Every sequence of `train` is cut into `--blocks` contiguous blocks, and each block into three thirds:
-the images of the three steps, so that every step sees every part of the drive. `--blocks 1` is the
-scenario `camvid:coarse`: its steps see different streets, which measures how a class carries over
-to places where it was never labelled, before it measures forgetting. Scores are on `val` at its own
-resolution.
+Every sequence of `train` is cut into `--blocks` contiguous blocks, and each block into three
+thirds: the images of the three steps, so that every step sees every part of the drive. With
+`--blocks 1`, the scenario `camvid:coarse`, the steps see different streets: that measures how a
+class carries over to places where it was never labelled before it measures forgetting. Scores are
+on `val` at its own resolution.
 
 `joint` has the labels of every class on every image so far. `own labels` has every image at once,
 each labelled for the classes of its own step only: nothing can be forgotten, so what it lacks

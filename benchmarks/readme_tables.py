@@ -1,13 +1,17 @@
-"""Write the README's tables from the committed results: `python benchmarks/readme_tables.py`."""
+"""Write the tables of README and docs from the results: `python benchmarks/readme_tables.py`."""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PAGES = (README, HERE.parent / "docs" / "methods-compared.md")
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -16,32 +20,106 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def methods(model: str, blocks: str, names: Sequence[str] = ()) -> str:
+MAIN = ("joint", "own labels", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "completion")
+
+
+def camvid_main() -> str:
+    """CamVid in three tasks with ERFNet: the main rows."""
+    return camvid("erfnet", "4", MAIN)
+
+
+def camvid_erfnet() -> str:
+    """Every row."""
+    return camvid("erfnet", "4")
+
+
+def camvid_bisenet() -> str:
+    """Every row that was trained with BiSeNet."""
+    return camvid("bisenet", "4")
+
+
+def camvid_thirds() -> str:
+    """The steps see different streets."""
+    return camvid("erfnet", "1")
+
+
+def camvid(model: str, blocks: str, names: Sequence[str] = ()) -> str:
     """CamVid in three tasks: the mean over seeds of every row, or of those named."""
-    lines = [r for r in read("camvid_3task") if (r["model"], r["blocks"]) == (model, blocks)]
-    rows = list(dict.fromkeys(r["row"] for r in lines if not names or r["row"] in names))
+    lines = [
+        r
+        for r in read("camvid_3task")
+        if (r["model"], r["blocks"]) == (model, blocks) and (not names or r["row"] in names)
+    ]
     table = [
-        "| row | union after step 1 | task 0 | task 1 | task 2 | **union** | seeds | s a step | MiB |",
+        "| row | after step 1 | sky, road, pavement | building, tree | car | **after step 2** "
+        "| seeds | s a step | MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        steps = {k: [r for r in lines if (r["row"], r["step"]) == (row, k)] for k in "12"}
-        cells = [mean_of(steps["1"], "miou")]
-        cells += [mean_of(steps["2"], f"task{task}") for task in range(3)]
-        cells.append(f"**{mean_of(steps['2'], 'miou')}**")
-        cells.append(str(len(steps["2"])))
-        cells.append(mean_of(steps["1"] + steps["2"], "seconds", 0))
-        cells.append(mean_of(steps["2"], "peak_mib", 0))
+    for row in dict.fromkeys(r["row"] for r in lines):
+        between = [r for r in lines if (r["row"], r["step"]) == (row, "1")]
+        last = [r for r in lines if (r["row"], r["step"]) == (row, "2")]
+        cells = [mean_of(between, "miou"), *(mean_of(last, f"task{task}") for task in range(3))]
+        cells += [f"**{mean_of(last, 'miou')}**", str(len(last))]
+        cells += [mean_of([*between, *last], "seconds", 0), mean_of(last, "peak_mib", 0)]
         table.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join([*table, "", f"{conditions(lines[0])}."])
+    first = lines[0]
+    note = (
+        f"mIoU in percent over the classes so far, on the {first['scored_images']} images of `val` "
+        f"at 360x480, with the standard deviation where there are several seeds; {model} at "
+        f"{first['size']}, {first['epochs']} epochs a step, {first['precision']}, "
+        f"{first['threads']} thread of {first['hardware'].split(',')[0]}."
+    )
+    return "\n".join([*table, "", note])
 
 
-def conditions(line: dict[str, str]) -> str:
-    """Under which conditions a table was made."""
+def streets_methods() -> str:
+    """Real background: every method in the four plans."""
+    lines = read("streets_voc_style_methods")
+    plans = list(dict.fromkeys((r["plan"], r["selection"]) for r in lines))
+    table = [
+        f"| row | {' | '.join(f'{plan} {selection}' for plan, selection in plans)} |",
+        f"|---{'|---' * len(plans)}|",
+    ]
+    for row in dict.fromkeys(r["row"] for r in lines):
+        cells = [old_new_all(last_of(lines, row, plan=p, selection=s)) for p, s in plans]
+        table.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join([*table, "", street_conditions(lines[0])])
+
+
+def streets_ablations() -> str:
+    """Ablations of HRHF and DKD."""
+    lines = read("streets_voc_style_ablations")
+    table = ["| row | old, new, all | seconds |", "|---|---|---|"]
+    for row in dict.fromkeys(r["row"] for r in lines):
+        last = last_of(lines, row)
+        table.append(f"| {row} | {old_new_all(last)} | {last['seconds']} |")
+    return "\n".join([*table, "", street_conditions(lines[0])])
+
+
+def last_of(lines: Sequence[dict[str, str]], row: str, **where: str) -> dict[str, str]:
+    """The line of a row's last step; empty where there is none."""
+    found = [r for r in lines if r["row"] == row and all(r[k] == v for k, v in where.items())]
+    return max(found, key=lambda r: int(r["step"]), default={})
+
+
+def old_new_all(line: dict[str, str]) -> str:
+    """mIoU of the classes of step 0, of those after it, and of all with the background."""
+    if not line:
+        return ""
+    iou = {k: v or 0.0 for k, v in json.loads(line["iou"]).items()}
+    new = [iou[n] for n in ("car", "bus")]
+    old = [v for n, v in iou.items() if n not in ("car", "bus", "background")]
+    means = (*map(statistics.mean, (old, new)), float(line["miou"]))
+    return " / ".join(f"{m:.1f}" for m in means)
+
+
+def street_conditions(line: dict[str, str]) -> str:
+    """Under which conditions these tables were made."""
     return (
-        f"mIoU in percent on the {line['scored_images']} images of `val` at 360x480; "
-        f"{line['model']} at {line['size']}, {line['epochs']} epochs a step, {line['precision']}, "
-        f"{line['threads']} thread of {line['hardware'].split(',')[0]}"
+        "mIoU in percent after the last step on "
+        f"{line['scored_images']} scenes: classes of step 0 / car and bus / all with background; "
+        f"{line['model']} at {line['size']}, {line['images_per_step']} images a step, "
+        f"{line['epochs']} epochs, {line['precision']}, one seed."
     )
 
 
@@ -51,9 +129,7 @@ def mean_of(lines: Sequence[dict[str, str]], column: str, digits: int = 1) -> st
     if not values:
         return ""
     mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) == 1 or digits == 0:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return mean if len(values) == 1 or not digits else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def train_speed() -> str:
@@ -81,13 +157,30 @@ def train_speed() -> str:
     return "\n".join([*table, "", note])
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table
+    for table in (
+        camvid_main,
+        camvid_erfnet,
+        camvid_bisenet,
+        camvid_thirds,
+        streets_methods,
+        streets_ablations,
+        train_speed,
+    )
+}
+
+
 def with_tables(text: str) -> str:
-    """The README with every table made anew."""
-    for table in (camvid_3task, train_speed):
-        pattern = rf"(<!-- table: {table.__name__} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda m, t=table: f"{m[1]}{t()}\n{m[2]}", text, flags=re.DOTALL)
-    return text
+    """A page with every table in it made anew."""
+    return re.sub(
+        r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
+        lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
