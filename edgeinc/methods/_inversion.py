@@ -41,6 +41,8 @@ Aggregation = Literal["scale-aware", "average", "maximum"]
 
 SCALES = (0.5, 1.0, 5.0, 10.0, 20.0)
 """What r is drawn from (table 4 of the paper)."""
+SETTLING = 0.75
+"""Share of the iterations after which images are no longer shifted."""
 WARM_UP = 100
 """Iterations in which the learning rate rises, a tenth of all at most; then it falls to 0."""
 SAVE_EVERY_S = 30.0
@@ -281,12 +283,16 @@ class _Batch:
         return loss
 
     def _seen(self, x: Tensor) -> Tensor:
-        """The images as this iteration shows them: shifted round the edges, perhaps mirrored."""
+        """The images as this iteration shows them: shifted round the edges, perhaps mirrored.
+
+        Near the end nothing shifts any more: shifted edges keep the statistics from settling.
+        """
         rng = np.random.default_rng([*self.seeds, 3, self.iteration])
-        height, width = x.shape[2:]
+        settling = self.iteration >= SETTLING * self.recipe.iterations
+        jitter = 0 if settling else self.recipe.jitter
         down, right = (
             int(rng.integers(-limit, limit + 1))
-            for limit in (min(self.recipe.jitter, side // 8) for side in (height, width))
+            for limit in (min(jitter, side // 8) for side in x.shape[2:])
         )
         if down or right:
             x = torch.roll(x, (down, right), (2, 3))
