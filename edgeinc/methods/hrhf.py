@@ -79,8 +79,8 @@ class HRHF(Method):
             tv: Weight of the total variation (DeepInversion's code, as l2).
             l2: Weight of the norm.
             bn: Weight of the BatchNorm statistics (0.05 in DeepInversion's code).
-            jitter: Images are shifted by up to so many pixels in each of the first three quarters of
-                the iterations, an eighth of a side at most (30 in DeepInversion, to the end).
+            jitter: Images are shifted by up to so many pixels in the first three quarters of the
+                iterations, an eighth of a side at most (30 in DeepInversion, to the end).
             flip: Mirror them in half of the iterations (DeepInversion).
             clip: Keep every pixel one that an image can have (DeepInversion).
             stop_loss: A batch whose classification loss is below this is done (section 3.2, no
