@@ -27,6 +27,8 @@ from edgeinc.runs import Run
 from edgeinc.schema import Background, EvalResult, StepInfo
 
 PEAK = "peak_memory.json"
+PLAIN = "finetune"
+"""Trains a step 0 for every method that prepares nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,14 @@ def folder_of(name: str, conditions: Conditions, runs: Path) -> Path:
 def train_base(name: str, row: Row, conditions: Conditions, runs: Path) -> None:
     """Train the step 0 of a row, if no other row has."""
     prepares = registry.load("methods", row.method).prepares
+    arguments = {"background": row.background, **conditions.base}
+    arguments["sets"] = (*conditions.base.get("sets", ()), *row.base_sets)
     edgeinc.train(
         run=base_of(row, conditions, runs),
-        method=row.method if prepares else None,
-        background=row.background,
-        sets=row.base_sets,
+        method=row.method if prepares else PLAIN,
         resume=True,
         progress=Ui().progress,
-        **conditions.base,
+        **arguments,
     )
 
 

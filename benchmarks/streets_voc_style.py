@@ -4,8 +4,8 @@
     python benchmarks/streets_voc_style.py --table ablations     # of HRHF and DKD, plan 6-2
     python benchmarks/streets_voc_style.py --plans 6-2 --selections disjoint --rows "mib;plop"
 
-Six classes at step 0 (road, sidewalk, sky, tree, person, bicycle), then car and bus: together
-(6-2) or one after the other (6-1-1). Buildings, poles and signs are background. In an image of a
+Six classes at step 0 (road, sidewalk, sky, tree, pole, person), then car and bus: together
+(6-2) or one after the other (6-1-1). Buildings, signs and bicycles are background. In an image of a
 step only the step's classes are labelled, all else is background, as in the protocol on Pascal VOC:
 `disjoint` images show no class of a later step, `overlapped` ones may. Every step has as many
 images (`--images`). The ablations repeat tables 2 to 6 of the HRHF paper and table 3 of DKD's.
@@ -32,12 +32,16 @@ from edgeinc.data.streets import LABELS
 from edgeinc.schema import VOID
 
 HERE = Path(__file__).parent
-BASE = ("road", "sidewalk", "sky", "tree", "person", "bicycle")
+BASE = ("road", "sidewalk", "sky", "tree", "pole", "person")
 NEW = ("car", "bus")
 PLANS = {"6-2": ((*BASE,), NEW), "6-1-1": ((*BASE,), *((name,) for name in NEW))}
 SELECTIONS = ("overlapped", "disjoint")
-SCENES = {"train": (0, 2000), "val": (500_000, 100)}
-"""Split -> first scene and number of scenes; one in nine shows neither car nor bus."""
+SCENES = {"train": (0, 1400), "val": (500_000, 100)}
+"""Split -> first scene and number of scenes; one in six shows neither car nor bus."""
+
+SMALL = ("model.width=0.375", "model.dropout=0.1")
+LR = 3e-3
+"""A narrow ERFNet learns these scenes in a minute with this learning rate."""
 
 MADE = ("method.per_class=8", "method.iterations=300")
 """Fewer made images than the default: a processor has to make them."""
@@ -132,12 +136,20 @@ def scenes(root: Path) -> None:
         (split, f"{split}-{number:06d}", image, look_up[mask])
         for split, (first, count) in SCENES.items()
         for number in range(first, first + count)
-        for image, mask in (render(number, (64, 96)),)
+        for image, mask in (cut_out(number),)
     )
     total = sum(count for _, count in SCENES.values())
     write_folder(
         root, samples, labels=labels, background="real", total=total, progress=Ui().progress
     )
+
+
+def cut_out(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A quarter of a scene, half of its height around the horizon: people are 10 pixels tall."""
+    image, mask = render(number, (128, 192))
+    left = number * 37 % 97
+    part = np.s_[32:96, left : left + 96]
+    return np.ascontiguousarray(image[part]), np.ascontiguousarray(mask[part])
 
 
 def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Conditions:
@@ -168,6 +180,8 @@ def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Con
         "workers": 1,
         "seed": options.seed,
         "limit": options.images,
+        "lr": LR,
+        "sets": SMALL,
     }
     return Conditions(
         name="-".join(map(str, columns.values())),
