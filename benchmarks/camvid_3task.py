@@ -80,12 +80,12 @@ ROWS = {
     "hrhf, no fakes": Row("hrhf", ("method.fakes=0",)),
     "dkd": Row("dkd"),
     "star": Row("star"),
-    "completion": Row("completion"),
-    "completion, virtual": Row("completion", background="virtual"),
-    "completion, no unknown": Row("completion", ("method.unknown=false",)),
-    "completion, weights of labels": Row("completion", ("method.balance=false",)),
+    "ejt": Row("ejt"),
+    "ejt, virtual": Row("ejt", background="virtual"),
+    "ejt, no unknown": Row("ejt", ("method.unknown=false",)),
+    "ejt, weights of labels": Row("ejt", ("method.balance=false",)),
 }
-MAIN = ("joint", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "completion")
+MAIN = ("joint", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "ejt")
 """The rows of a network other than ERFNet."""
 
 

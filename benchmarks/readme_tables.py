@@ -20,7 +20,7 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-MAIN = ("joint", "own labels", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "completion")
+MAIN = ("joint", "own labels", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "ejt")
 
 
 def camvid_main() -> str:

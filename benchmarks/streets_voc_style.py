@@ -60,7 +60,7 @@ METHODS = {
     "ssul": Row("ssul"),
     "dkd": Row("dkd"),
     "hrhf": Row("hrhf", MADE),
-    "completion": Row("completion"),
+    "ejt": Row("ejt"),
 }
 ABLATIONS = {
     "hrhf": Row("hrhf", MADE),

@@ -72,7 +72,7 @@ def demo(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> DemoRes
         threads=1,  # so small a network gains nothing from a second one
         progress=progress,
     )
-    extend(run, new_classes=NEW, method="cil", epochs=EPOCHS[1], progress=progress)
+    extend(run, new_classes=NEW, epochs=EPOCHS[1], progress=progress)
     progress.message("both steps become ONNX files; what follows is measured on these files")
     files = [Path(export(run, step=step, progress=progress).path) for step in (0, 1)]
     scores = [evaluate(file, progress=progress) for file in files]

@@ -207,7 +207,7 @@ def references(name, background):
     sigmoids = old_sigmoids_of_a_softmax if bare else old_sigmoids_above_background
     return {
         "cil": cil,
-        "completion": {"ce": completed(bare)},
+        "ejt": {"ce": completed(bare)},
         "dkd": {"bce": new_sigmoids(1, bare), "kd": times(5, sigmoids)},
         "ewf": cil if bare else mib,
         "feature_extraction": {"ce": ce_among_new},
@@ -323,7 +323,7 @@ def test_terms_of_pixels_are_those_of_plain_loops(name, kind):
         if name in ("plop", "rcil"):
             method.ready({"thresholds": torch.tensor(THRESHOLDS)})
             expected = imagewise(student, teacher, y)
-        if name == "completion":
+        if name == "ejt":
             method.ready({})
         terms = method.terms(student, y, teacher if plugin.teacher else None)
         assert terms.keys() == expected.keys() | OF_MAPS.get(name, set())

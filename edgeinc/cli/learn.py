@@ -107,7 +107,7 @@ def train(
             "--method",
             "-m",
             metavar="NAME",
-            help="Method of later steps, where it must train something at step 0 already.",
+            help="Method of later steps, if it trains something at step 0 already; else ejt.",
             rich_help_panel=WHAT,
             autocompletion=completion("methods"),
         ),
@@ -172,7 +172,7 @@ def train(
         **settings,
     )
     more = ["--all"] if scenario else ["--new-classes", "NAME,NAME"]
-    _learned(ui, result, hint=["edgeinc", "extend", result.run, *more, "--method", "cil"])
+    _learned(ui, result, hint=["edgeinc", "extend", result.run, *more])
 
 
 @command(
@@ -180,7 +180,7 @@ def train(
     "extend",
     panel=LEARN,
     examples=[
-        "edgeinc extend --new-classes car,bus --method cil",
+        "edgeinc extend --new-classes car,bus",
         "edgeinc extend runs/full --all -m cil",
         "edgeinc extend runs/full --new-classes car --data ./new -e 20",
     ],
@@ -204,7 +204,7 @@ def extend(
             "--method",
             "-m",
             metavar="NAME",
-            help="Method (`edgeinc ls methods`); else that of the last extension, or cil.",
+            help="Method (`edgeinc ls methods`); else that of the step before, or ejt.",
             rich_help_panel=WHAT,
             autocompletion=completion("methods"),
         ),

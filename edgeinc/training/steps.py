@@ -43,10 +43,12 @@ from edgeinc.training.plan import (
 )
 from edgeinc.training.scenario import adopt_scenario, scenario_classes
 
-BASE_METHOD = "finetune"
-"""Step 0 has nothing to remember: unless a method prepares for what comes it is plain training."""
+DEFAULT_METHOD = "ejt"
+"""What `train` prepares for and `extend` uses where no method is named."""
 
-DEFAULT_METHOD = "cil"
+WHY_DEFAULT = "none was named, and it kept most in the comparison of methods"
+UNPREPARED = ("finetune", IMPORT)
+"""How a step 0 comes about that names no method for the steps after it."""
 
 
 def train(
@@ -100,7 +102,8 @@ def train(
             None takes the scenario's, else what the data has.
         model: Name of the network.
         method: The method that later steps will use, where it must train something at step 0
-            already (`edgeinc show NAME` says so); None is plain training.
+            already (`edgeinc show NAME` says so); `finetune` is plain training; None is
+            `DEFAULT_METHOD`.
         size: (height, width) of its input; None takes the dataset's default, or the nearest to
             it that the network can divide.
         scenario: Preset or TOML file: the plan that later `extend` calls follow.
@@ -157,7 +160,7 @@ def train(
     }
     plan = plan_step(
         run=info,
-        method=method or BASE_METHOD,
+        method=method or DEFAULT_METHOD,
         table=first_table(dataset, names, background),
         dataset=dataset,
         layers=layers,
@@ -300,8 +303,11 @@ def _plan_extension(
     if any("model" in layer.values for layer in layers):
         raise UsageError("the network's options are fixed by step 0", hint="drop --set model.*")
     dataset = open_dataset(data or folder.step(0).data, data_root=data_root, progress=progress)
-    unsaid = parent.method in (BASE_METHOD, IMPORT) and not parent.index
-    method = method or (DEFAULT_METHOD if unsaid else parent.method)
+    if method is None:
+        unsaid = parent.method in UNPREPARED and not parent.index
+        method = DEFAULT_METHOD if unsaid else parent.method
+        if method == DEFAULT_METHOD:
+            progress.message(f"method '{method}': {WHY_DEFAULT}")
     words = {"run": folder.path, "new_classes": names, "method": method}
     words["data"] = None if data is None else _listed(data)
     words |= {"data_root": data_root}

@@ -1,4 +1,4 @@
-"""Completion: its labels against plain loops, the row of what is unknown, and joint training."""
+"""EJT: its labels against plain loops, the row of what is unknown, and joint training."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 import edgeinc
 from edgeinc.methods import StepContext, Survey, registry
 from edgeinc.methods._losses import cross_entropy
-from edgeinc.methods.completion import expected
+from edgeinc.methods.ejt import expected
 from edgeinc.models import Output, create
 from edgeinc.runs import open_run
 from edgeinc.schema import VOID
@@ -18,8 +18,8 @@ CLASSES = OLD + NEW
 NETWORKS = ("erfnet", "bisenet")
 
 
-def completion(first=OLD, classes=CLASSES, background="none", memory=None, **context):
-    plugin = registry.load("methods", "completion")
+def ejt(first=OLD, classes=CLASSES, background="none", memory=None, **context):
+    plugin = registry.load("methods", "ejt")
     context = StepContext(first, classes, background, None, memory or {}, **context)
     return plugin(plugin.Config(), context)
 
@@ -37,7 +37,7 @@ def images(seed=1):
 
 def base(name):
     """A trained-looking base and the row it keeps."""
-    model, method = network(name, [OLD]), completion(0, OLD)
+    model, method = network(name, [OLD]), ejt(0, OLD)
     method.begin(model, None)
     return model, method.finish(model, None, None)
 
@@ -47,7 +47,7 @@ def step(name):
     old, memory = base(name)
     model = network(name, [OLD, NEW])
     model.load_state_dict(old.state_dict(), strict=False)
-    method = completion(memory=memory)
+    method = ejt(memory=memory)
     method.begin(model, old)
     method.groups(model)
     return old, model, method
@@ -64,7 +64,7 @@ def softmax(row):
 def test_a_complete_label_gives_the_loss_of_joint_training():
     """Every pixel labelled with a new class: weighted cross-entropy, as `joint` has it."""
     weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5])
-    plugin = registry.load("methods", "completion")
+    plugin = registry.load("methods", "ejt")
     method = plugin(plugin.Config(), StepContext(OLD, CLASSES, "real", weights))
     method.begin(network("erfnet", [OLD, NEW]), network("erfnet", [OLD]))
     method.ready({})
@@ -139,7 +139,7 @@ def unknown(head, output, row):
 
 
 def test_void_teaches_the_row_at_step_0_and_nothing_else_does():
-    model, method = network("erfnet", [OLD]).requires_grad_(True), completion(0, OLD)
+    model, method = network("erfnet", [OLD]).requires_grad_(True), ejt(0, OLD)
     method.begin(model, None)
     (row,) = [g["params"] for g in method.groups(model)][1:]
     labels = torch.zeros(2, *SIZE).long()
@@ -155,7 +155,7 @@ def test_void_teaches_the_row_at_step_0_and_nothing_else_does():
 
 def test_a_base_of_another_method_has_no_row_and_teaches_none():
     old, model = network("erfnet", [OLD]), network("erfnet", [OLD, NEW])
-    method = completion()
+    method = ejt()
     method.begin(model, old)
     assert method.state() == {}
     assert len(method.groups(model)) == 1
@@ -165,7 +165,7 @@ def test_a_base_of_another_method_has_no_row_and_teaches_none():
 def test_a_background_is_what_is_unknown(background):
     """No row beside the classifier; void says nothing."""
     old, model = network("erfnet", [OLD]), network("erfnet", [OLD, NEW])
-    method = completion(background=background)
+    method = ejt(background=background)
     method.begin(model, old)
     assert method.state() == {}
     labels = torch.full((2, *SIZE), VOID)
@@ -176,7 +176,7 @@ def test_a_background_is_what_is_unknown(background):
 def test_weights_count_what_the_teacher_believes():
     """Two images, one all new class, one unlabelled: shares by hand, `log` weights."""
     old, memory = base("erfnet")
-    method = completion(memory=memory, weighting="log")
+    method = ejt(memory=memory, weighting="log")
     model = network("erfnet", [OLD, NEW])
     method.begin(model, old)
     method.groups(model)
@@ -211,10 +211,10 @@ def test_a_run_hands_the_row_from_step_to_step_and_exports_none_of_it(tmp_path):
         "sets": ["model.width=0.125"],
     }
     run = tmp_path / "run"
-    edgeinc.train("streets", classes=["road", "sky"], method="completion", run=run, **small)
+    edgeinc.train("streets", classes=["road", "sky"], method="ejt", run=run, **small)
     rows = []
     for name in ("car", "bus"):
-        edgeinc.extend(run, new_classes=[name], method="completion", limit=4)
+        edgeinc.extend(run, new_classes=[name], method="ejt", limit=4)
         rows.append(torch.from_numpy(_memory(open_run(run), len(rows))["weight"]))
     assert not torch.equal(*rows)
     with edgeinc.open_artifact(edgeinc.export(run).path) as session:

@@ -1,9 +1,9 @@
-"""Completion: joint training on labels that the previous network completes (this project's own).
+"""EJT: expected joint training, on labels that the previous network completes (our own).
 
 Needs: new images, labels of the new classes, the previous step's network, and a base that was
 trained by it too. Made of CIL's one softmax for old and new classes, of the idea behind MiB and
 SSUL that something may be unknown, and of the weights that joint training would use. Derivation and
-measurements: docs/completion.md.
+measurements: docs/ejt.md.
 
     L   = sum_i sum_c w_c t_ic (-log p_ic) / sum_i sum_c w_c t_ic
     t_i = one-hot of the label, where it is a new class
@@ -41,7 +41,7 @@ from edgeinc.models import Head, Model, Output
 from edgeinc.schema import VOID, Background
 
 
-class Completion(Method):
+class EJT(Method):
     """The loss of joint training, in expectation over what the previous network believes."""
 
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
@@ -53,7 +53,7 @@ class Completion(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """Options of completion.
+        """Options of EJT.
 
         Attributes:
             unknown: Learn what is unknown where there is no background.
@@ -90,9 +90,11 @@ class Completion(Method):
         device = None if teacher is None else next(teacher.parameters()).device
         self._believed.to(device)
         pixels = torch.zeros(self.context.classes + 1, dtype=torch.float64)
-        for x, labels in survey.passes():
-            answer = None if teacher is None else survey.infer(teacher, x)
-            pixels += self._completed(labels, answer).double().sum((0, 2, 3)).cpu()
+        with survey.progress.task("count completed labels", None, "batch") as task:
+            for x, labels in survey.passes():
+                answer = None if teacher is None else survey.infer(teacher, x)
+                pixels += self._completed(labels, answer).double().sum((0, 2, 3)).cpu()
+                task.advance()
         return {"pixels": pixels}
 
     def ready(self, prepared: dict[str, Tensor]) -> None:
@@ -171,7 +173,7 @@ def with_unknown(output: Output, row: Any) -> Tensor:
     logits = output.logits.float()
     for head in row:
         with full_precision(logits):
-            unknown = head(seen_by_classifier(output, "completion"))
+            unknown = head(seen_by_classifier(output, "ejt"))
         if unknown.shape[-2:] != logits.shape[-2:]:
             size = logits.shape[-2:]
             unknown = F.interpolate(unknown, size, mode="bilinear", align_corners=False)
