@@ -181,7 +181,7 @@ def test_report_says_where_the_page_is(edgeinc, tmp_path):
 
 def test_show_knows_runs_and_files(edgeinc):
     document = from_json(RunSummary, edgeinc("show", "runs/a", "--json")[1], source="run")
-    assert [step.method for step in document.steps] == ["finetune", "cil"]
+    assert [step.method for step in document.steps] == ["ejt", "cil"]
     assert document.artifacts == ("runs/a/export/step-1.fp32.onnx",)
     card = from_json(ArtifactCard, edgeinc("show", document.artifacts[0], "--json")[1], source="x")
     assert (card.step, len(card.topology_sha256)) == (1, 64)

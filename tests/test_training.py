@@ -368,7 +368,12 @@ def test_interrupted_step_is_neither_skipped_nor_overwritten_silently(base_run):
         ({"new_classes": ["car"], "precision": "fp16"}, MissingError, "fp16 needs a GPU"),
         ({"new_classes": ["car"], "epochs": 0}, UsageError, "epochs = 0"),
         (
-            {"new_classes": ["car"], "sets": ["method.init=fresh"], "init": "none.pth"},
+            {
+                "new_classes": ["car"],
+                "method": "cil",
+                "sets": ["method.init=fresh"],
+                "init": "none.pth",
+            },
             UsageError,
             r"no such weights file: none\.pth",
         ),
