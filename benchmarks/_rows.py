@@ -27,6 +27,8 @@ from edgeinc.runs import Run
 from edgeinc.schema import Background, EvalResult, StepInfo
 
 PEAK = "peak_memory.json"
+SCORED = "scored.json"
+"""What `lines_of` found, beside a run; without it the run is scored anew."""
 PLAIN = "finetune"
 """Trains a step 0 for every method that prepares nothing."""
 
@@ -67,15 +69,14 @@ class Conditions:
     tasks: tuple[tuple[str, ...], ...]
 
 
-def train_rows(rows: Mapping[str, Row], conditions: Conditions, runs: Path) -> None:
-    """Train what is missing, each row in its own process.
+def train_row(name: str, row: Row, conditions: Conditions, runs: Path) -> None:
+    """Train what is missing of a row, in its own process.
 
     Raises:
-        SystemExit: A row failed; what it printed says why.
+        SystemExit: It failed; what it printed says why.
     """
-    for name, row in rows.items():
-        for step in (train_base, train_extensions):
-            in_its_own_process(step, name, row, conditions, runs)
+    for work in (train_base, train_extensions):
+        in_its_own_process(work, name, row, conditions, runs)
 
 
 def in_its_own_process(work: Callable[..., None], *arguments: Any) -> None:
@@ -152,8 +153,8 @@ def peak_memory() -> float:
 
 def lines_of(
     name: str, path: Path, tasks: Sequence[Sequence[str]], **evaluation: Any
-) -> Iterator[dict[str, object]]:
-    """One line per step of a row's run; none while steps are missing.
+) -> list[dict[str, object]]:
+    """One line per step of a row's run, scored once; none while steps are missing.
 
     `miou`, `task0`, ...: the decision over all classes so far, a virtual background never decided
     for; `with_other` is `miou` with it. `alone0`, ...: the classes of a task among themselves. A
@@ -165,9 +166,26 @@ def lines_of(
         tasks: Names of the classes of every step.
         evaluation: Arguments of `edgeinc.evaluate`.
     """
-    steps = edgeinc.open_run(path).steps if path.exists() else ()
-    if len(steps) not in (1, len(tasks)):
-        return
+    scored = path / SCORED
+    if not scored.exists():
+        if not path.exists():
+            return []
+        run = edgeinc.open_run(path)
+        steps = run.steps
+        if len(steps) < (len(tasks) if run.info.scenario else 1):
+            return []
+        lines = [{"row": name, **line} for line in _scored(path, steps, tasks, evaluation)]
+        scored.write_text(json.dumps(lines, indent=1), encoding="utf-8")
+    found: list[dict[str, object]] = json.loads(scored.read_text(encoding="utf-8"))
+    return found
+
+
+def _scored(
+    path: Path,
+    steps: Sequence[StepInfo],
+    tasks: Sequence[Sequence[str]],
+    evaluation: Mapping[str, Any],
+) -> Iterator[dict[str, object]]:
     file = path / PEAK
     peak = f"{json.loads(file.read_text(encoding='utf-8')):.0f}" if file.exists() else ""
     for step in steps:
@@ -180,7 +198,6 @@ def lines_of(
             **evaluation,
         )
         yield {
-            "row": name,
             "step": step.index if len(steps) > 1 else len(tasks) - 1,
             **_scores(score, tasks, alone=len(steps) > 1),
             "peak_mib": peak if step.index == len(steps) - 1 else "",

@@ -33,7 +33,7 @@ from _rows import (
     folder_of,
     in_its_own_process,
     lines_of,
-    train_rows,
+    train_row,
     write_lines,
 )
 
@@ -90,7 +90,7 @@ MAIN = ("joint", "finetune", "lwf", "mib", "cil", "hrhf", "dkd", "ejt")
 
 
 def main() -> None:
-    """Train what is missing, then write the table of everything that is there."""
+    """Train what is missing; after every row, write the table of everything that is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -110,10 +110,12 @@ def main() -> None:
     every = MAIN if options.model != "erfnet" else (*ROWS, OWN_LABELS)
     names = options.rows.split(";") if options.rows else every
     conditions = conditions_of(options)
-    train_rows({n: ROWS[n] for n in names if n != OWN_LABELS}, conditions, options.runs)
-    if OWN_LABELS in names:
-        in_its_own_process(train_own_labels, conditions, options)
-    write_table(conditions, options)
+    for name in names:
+        if name == OWN_LABELS:
+            in_its_own_process(train_own_labels, conditions, options)
+        else:
+            train_row(name, ROWS[name], conditions, options.runs)
+        write_table(conditions, options)
     sys.stdout.write(f"wrote {options.out}\n")
 
 
@@ -212,7 +214,7 @@ def write_table(conditions: Conditions, options: argparse.Namespace) -> None:
     """One line per row and step, from the run folders; other conditions in the file are kept."""
     evaluation = {"data": "camvid", "data_root": options.data_root, "threads": options.threads}
     lines: list[dict[str, object]] = []
-    for name in (*ROWS, OWN_LABELS):
+    for name in (OWN_LABELS, *ROWS):
         run = folder_of(name, conditions, options.runs)
         lines += lines_of(name, run, conditions.tasks, **evaluation)
     write_lines(lines, conditions, options.out)

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _rows import Conditions, Row, folder_of, lines_of, train_rows, write_lines
+from _rows import Conditions, Row, folder_of, lines_of, train_row, write_lines
 
 from edgeinc import config
 from edgeinc.cli._ui import Ui
@@ -81,7 +81,7 @@ TABLES = {"methods": METHODS, "ablations": ABLATIONS}
 
 
 def main() -> None:
-    """Train what is missing, then write the table of everything that is there."""
+    """Train what is missing; after every row, write the table of everything that is there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -113,12 +113,13 @@ def main() -> None:
     for plan in plans:
         for selection in selections:
             conditions = conditions_of(plan, selection, options)
-            train_rows(chosen, conditions, options.runs)
-            lines: list[dict[str, object]] = []
-            for name in rows:
-                run = folder_of(name, conditions, options.runs)
-                lines += lines_of(name, run, conditions.tasks, threads=options.threads)
-            write_lines(lines, conditions, out)
+            for name, row in chosen.items():
+                train_row(name, row, conditions, options.runs)
+                lines: list[dict[str, object]] = []
+                for done in rows:
+                    run = folder_of(done, conditions, options.runs)
+                    lines += lines_of(done, run, conditions.tasks, threads=options.threads)
+                write_lines(lines, conditions, out)
     sys.stdout.write(f"wrote {out}\n")
 
 
