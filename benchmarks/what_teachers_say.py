@@ -79,8 +79,8 @@ def lines_of(run: Run, data_root: str | None) -> Iterator[dict[str, str]]:
             "pixels": str(int(here.sum())),
             "right_percent": f"{100 * right.sum() / here.sum():.1f}",
             "most_of_the_rest": f"{most} {100 * counts.max() / here.sum():.1f}",
-            "unknown_where_right": f"{np.nanmean(unknown[right]):.3f}",
-            "unknown_where_wrong": f"{np.nanmean(unknown[wrong]):.3f}",
+            "unknown_where_right": "" if beside is None else f"{unknown[right].mean():.3f}",
+            "unknown_where_wrong": "" if beside is None else f"{unknown[wrong].mean():.3f}",
         }
 
 
@@ -91,7 +91,7 @@ def look(
     with torch.no_grad():
         output = model(model.normalise(torch.from_numpy(image[None])))
         scores = output.logits[0]
-        unknown = torch.full(scores.shape[1:], torch.nan)
+        unknown = torch.zeros(scores.shape[1:])
         if beside is not None:
             head = model.heads()[0]
             weight = beside["weight"].unsqueeze(head.class_axis)

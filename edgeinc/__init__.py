@@ -7,7 +7,7 @@ Everything is loaded on first use: `import edgeinc` needs neither torch nor ONNX
     import edgeinc
 
     base = edgeinc.train("camvid", classes=["sky", "road", "tree"], model="erfnet")
-    edgeinc.extend(base.run, new_classes=["car"], method="cil")
+    edgeinc.extend(base.run, new_classes=["car"])
     print(edgeinc.evaluate(base.run).miou.all)
 """
 

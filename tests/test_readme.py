@@ -91,6 +91,9 @@ def test_tables_are_made_from_the_committed_results():
     text = README.read_text(encoding="utf-8")
     assert script["with_tables"](text) == text
     assert text.count("<!-- table:") == 2
+    compared = README.parent / "docs" / "methods-compared.md"
+    text = compared.read_text(encoding="utf-8")
+    assert script["with_tables"](text) == text
 
 
 def test_links_and_pictures_exist():
