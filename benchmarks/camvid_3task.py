@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder that holds camvid/")
     parser.add_argument("--size", default="96x128")
     parser.add_argument("--model", default="erfnet")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=90)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--class-weights", choices=("none", "log", "inverse"), default="log")

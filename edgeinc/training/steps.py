@@ -46,7 +46,7 @@ from edgeinc.training.scenario import adopt_scenario, scenario_classes
 DEFAULT_METHOD = "ejt"
 """What `train` prepares for and `extend` uses where no method is named."""
 
-WHY_DEFAULT = "none was named, and it kept most in the comparison of methods"
+WHY_DEFAULT = "none was named, and it ends nearest to joint training on CamVid"
 UNPREPARED = ("finetune", IMPORT)
 """How a step 0 comes about that names no method for the steps after it."""
 
