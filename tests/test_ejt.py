@@ -86,7 +86,7 @@ def test_it_is_the_expectation_of_that_loss_over_what_the_teacher_believes():
 
 def test_nothing_said_is_zero_with_a_gradient_of_zero():
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = expected(logits, torch.zeros(1, 4, 2, 2))
+    loss = expected(logits, torch.zeros(1, 3, 2, 2))
     loss.backward()
     assert float(loss.detach()) == 0
     assert not logits.grad.any()
@@ -106,28 +106,30 @@ def test_the_gradient_is_that_of_its_formula():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_unknown_is_one_more_class_of_teacher_and_student(name):
-    """Plain loops over pixels: both softmaxes have their classes, and unknown at the end."""
+def test_what_is_unknown_counts_for_nothing_and_the_rest_as_believed(name):
+    """Plain loops over pixels, for both terms."""
     old, model, method = step(name)
     x, labels = images(), torch.full((2, *SIZE), VOID)
     labels[:, 8:20, 8:40] = OLD + 1
     row, head = method.state(), model.heads()[0]
     with torch.no_grad():
         now, before = model(x), old(x)
-        found = float(method.terms(now, labels, before)["ce"])
-        z, t = (
-            torch.cat([output.logits, unknown(head, output, row)], 1).permute(0, 2, 3, 1)
-            for output in (now, before)
-        )
-    total = 0.0
-    pixels = zip(*(v.flatten(0, 2).tolist() for v in (z, t)), labels.flatten(), strict=True)
-    for scores, taught, label in pixels:
-        p, q = softmax(scores), softmax(taught)
-        if label == VOID:
-            total -= sum(q[c] * math.log(p[c]) for c in range(OLD)) + q[OLD] * math.log(p[CLASSES])
+        found = {k: float(v) for k, v in method.terms(now, labels, before).items()}
+        maps = (now.logits, before.logits, *(unknown(head, o, row) for o in (now, before)))
+    total, weight, silent = 0.0, 0.0, 0.0
+    pixels = zip(*(m.permute(0, 2, 3, 1).flatten(0, 2).tolist() for m in maps), strict=True)
+    for (z, t, (u,), (v,)), label in zip(pixels, labels.flatten().tolist(), strict=True):
+        p, q, believed = softmax(z), softmax(t), 1 / (1 + math.exp(-v))
+        if label != VOID:
+            believed = 0.0
+            total, weight = total - math.log(p[OLD + 1]), weight + 1
         else:
-            total -= math.log(p[OLD + 1])
-    assert found == pytest.approx(total / labels.numel(), rel=1e-4)
+            total -= (1 - believed) * sum(q[c] * math.log(p[c]) for c in range(OLD))
+            weight += 1 - believed
+        s = 1 / (1 + math.exp(-u))
+        silent -= believed * math.log(s) + (1 - believed) * math.log(1 - s)
+    assert found["ce"] == pytest.approx(total / weight, rel=1e-4)
+    assert found["unknown"] == pytest.approx(silent / labels.numel(), rel=1e-4)
 
 
 def unknown(head, output, row):
@@ -138,19 +140,22 @@ def unknown(head, output, row):
     return torch.nn.functional.interpolate(scores, SIZE, mode="bilinear", align_corners=False)
 
 
-def test_void_teaches_the_row_at_step_0_and_nothing_else_does():
+def test_void_teaches_the_row_at_step_0_and_the_network_learns_as_without_it():
+    labels = torch.zeros(2, *SIZE).long()
+    labels[0] = VOID
     model, method = network("erfnet", [OLD]).requires_grad_(True), ejt(0, OLD)
     method.begin(model, None)
     (row,) = [g["params"] for g in method.groups(model)][1:]
-    labels = torch.zeros(2, *SIZE).long()
-    labels[0] = VOID
-    method.terms(model(images()), labels, None)["ce"].backward()
+    terms = method.terms(model(images()), labels, None)
+    plain = cross_entropy(model(images()).logits, labels)
+    assert float(terms["ce"].detach()) == pytest.approx(float(plain.detach()), rel=1e-5)
+    terms["unknown"].backward()
     pushed = float(row[1].grad)
-    assert pushed < 0  # half of the pixels are unknown: its logit has to rise
+    assert all(p.grad is None for p in model.parameters())
     row[1].grad = None
-    labels[0] = 1
-    method.terms(model(images()), labels, None)["ce"].backward()
-    assert float(row[1].grad) > 0
+    method.terms(model(images()), torch.zeros_like(labels), None)["unknown"].backward()
+    # Half of the pixels void: the logit is pulled up by half more than where none is.
+    assert pushed == pytest.approx(float(row[1].grad) - 0.5, abs=1e-4)
 
 
 def test_a_base_of_another_method_has_no_row_and_teaches_none():
@@ -187,13 +192,12 @@ def test_weights_count_what_the_teacher_believes():
     with torch.no_grad():
         pixels = method.prepare(survey, old)["pixels"]
         answer = old(x[1:])
-        extra = unknown(old.heads()[0], answer, memory)
-        belief = torch.cat([answer.logits, extra], 1).softmax(1).sum((0, 2, 3))
-    area = SIZE[0] * SIZE[1]
-    by_hand = [*belief[:OLD].tolist(), area, 0, float(belief[OLD])]
+        known = 1 - unknown(old.heads()[0], answer, memory).sigmoid()
+        belief = (known * answer.logits.softmax(1)).sum((0, 2, 3))
+    by_hand = [*belief.tolist(), SIZE[0] * SIZE[1], 0]
     assert pixels.tolist() == pytest.approx(by_hand, rel=1e-4)
     method.ready({"pixels": pixels})
-    shares = [v / (2 * area) for v in by_hand]
+    shares = [v / sum(by_hand) for v in by_hand]
     weights = [1 / math.log(1.1 + s) if s else 1.0 for s in shares]
     assert method._weights.tolist() == pytest.approx(weights, rel=1e-4)
 

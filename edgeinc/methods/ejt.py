@@ -5,24 +5,27 @@ trained by it too. Made of CIL's one softmax for old and new classes, of the ide
 SSUL that something may be unknown, and of the weights that joint training would use. Derivation and
 measurements: docs/ejt.md.
 
-    L   = sum_i sum_c w_c t_ic (-log p_ic) / sum_i sum_c w_c t_ic
-    t_i = one-hot of the label, where it is a new class
-          q_i, the previous network's softmax over old classes and unknown, elsewhere
+    L   = sum_i sum_c w_c t_ic (-log p_ic) / sum_i sum_c w_c t_ic  +  L_u
+    t_i = one-hot of the label           where it is a new class
+          (1 - u'_i) q_i                 elsewhere
+    L_u = mean over pixels of BCE(u_i, 0 where the label is a new class, else u'_i)
 
-What has no new label is no new class: people label new images completely for what is new. So what
-is left is an old class or nothing known, and that is what the previous network was trained to tell.
-With t from labels alone this is the weighted cross-entropy of joint training; here its expectation
-over what the previous network believes.
+q is the previous network's softmax over the old classes, u' its probability of unknown. What has no
+new label is no new class: people label new images completely for what is new. So what is left is an
+old class or nothing that has a name, which joint training would leave out as void. With t from
+labels alone L is the weighted cross-entropy of joint training; here it is the expectation over what
+the previous network believes.
 
-- Unknown: with a background (real or virtual) it is the background, id 0. Without one, a row beside
-  the classifier, which void teaches at step 0. It is kept between the steps and is never part of
-  the network: a network of known classes answers one of them for everything, with confidence, and
-  CIL would teach that. A base that was trained by another method has no such row; then t has no
-  unknown.
+- Unknown: with a background (real or virtual) it is the background, id 0, and L_u is not there.
+  Without one, u is a sigmoid beside the classifier, which void teaches at step 0. It is kept
+  between the steps and is never part of the network: a network of known classes answers one of them
+  for everything, with confidence, and CIL would teach that. It sees the features and does not train
+  them, so step 0 is plain training. A base that was trained by another method has no such row; then
+  u' is 0.
 - w: the settings' `class_weights`, from pixels counted over t in one pass over the images, not from
   the labels alone, which show new classes only.
 - Void is left out where there is a background.
-- BiSeNet's auxiliary heads learn the same t without unknown, by the deciding head's teacher.
+- BiSeNet's auxiliary heads learn the same t, by the deciding head's teacher.
 """
 
 from __future__ import annotations
@@ -84,16 +87,17 @@ class EJT(Method):
             self._believed.append(row)
 
     def prepare(self, survey: Survey, teacher: Model | None) -> dict[str, Tensor]:
-        """Count the pixels of every class, and of unknown, under completed labels."""
+        """Count the pixels of every class under completed labels."""
         if not self.config.balance or self.context.weighting == "none":
             return {}
         device = None if teacher is None else next(teacher.parameters()).device
         self._believed.to(device)
-        pixels = torch.zeros(self.context.classes + 1, dtype=torch.float64)
+        pixels = torch.zeros(self.context.classes, dtype=torch.float64)
         with survey.progress.task("count completed labels", None, "batch") as task:
             for x, labels in survey.passes():
                 answer = None if teacher is None else survey.infer(teacher, x)
-                pixels += self._completed(labels, answer).double().sum((0, 2, 3)).cpu()
+                target, _ = self._completed(labels, answer)
+                pixels += target.double().sum((0, 2, 3)).cpu()
                 task.advance()
         return {"pixels": pixels}
 
@@ -101,18 +105,21 @@ class EJT(Method):
         """Take the weights that follow from the counts."""
         if "pixels" in prepared:
             self._weights = class_weights(self.context.weighting, prepared["pixels"])
-        elif self.context.class_weights is not None:
-            self._weights = F.pad(self.context.class_weights, (0, 1), value=1.0)
+        else:
+            self._weights = self.context.class_weights
 
     def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:
-        """The loss of the module's docstring; `aux` is that of the auxiliary outputs."""
+        """The terms of the module's docstring; `aux` is that of the auxiliary outputs."""
         with torch.no_grad():
-            target = self._completed(labels, teacher)
+            target, unknown = self._completed(labels, teacher)
             if self._weights is not None:
-                target *= self._weights.view(1, -1, 1, 1)
-        terms = {"ce": expected(with_unknown(output, self._unknown), target)}
+                target = target * self._weights.view(1, -1, 1, 1)
+        terms = {"ce": expected(output.logits, target)}
         if output.aux:
             terms["aux"] = torch.stack([expected(z, target) for z in output.aux]).sum()
+        if len(self._unknown):
+            z = beside(output, self._unknown[0])
+            terms["unknown"] = F.binary_cross_entropy_with_logits(z, unknown)
         return terms
 
     def groups(self, model: Model) -> list[dict[str, Any]]:
@@ -141,44 +148,37 @@ class EJT(Method):
         """Keep the row for the next step."""
         return {name: row.clone() for name, row in self.state().items()}
 
-    def _completed(self, labels: Tensor, teacher: Output | None) -> Tensor:
-        """(B, C + 1, H, W) float32 probabilities, the last of unknown; 0 where nothing is said."""
+    def _completed(self, labels: Tensor, teacher: Output | None) -> tuple[Tensor, Tensor]:
+        """Probabilities of every class, (B, C, H, W) float32, and of unknown, (B, H, W)."""
         classes, first = self.context.classes, self.context.first_new
-        void, none = labels == VOID, self.context.background == "none"
+        void = labels == VOID
         new = (labels >= first) & ~void
-        # Without a label: unknown, which counts for nothing where there is no row for it.
-        ids = torch.where(new, labels, classes)
-        target = F.one_hot(ids, classes + 1).permute(0, 3, 1, 2).float()
+        one = F.one_hot(torch.where(new, labels, 0), classes).permute(0, 3, 1, 2).float()
+        said = new.unsqueeze(1)
         if teacher is None:
-            keep = new | (void & none & bool(len(self._unknown)))
-            return target * keep.unsqueeze(1)
-        q = with_unknown(teacher, self._believed).softmax(1)
-        gap = q.new_zeros(len(q), classes - first, *q.shape[2:])
-        unknown = q[:, first:] if len(self._believed) else gap[:, :1]
-        believed = torch.cat([q[:, :first], gap, unknown], 1)
-        target = torch.where(new.unsqueeze(1), target, believed)
-        return target if none else target * ~void.unsqueeze(1)
+            return one * said, (~new).float()
+        u = new.new_zeros(new.shape, dtype=torch.float32)
+        for row in self._believed:
+            u = beside(teacher, row).sigmoid()
+        q = (1 - u).unsqueeze(1) * teacher.logits.float().softmax(1)
+        q = torch.cat([q, q.new_zeros(len(q), classes - first, *q.shape[2:])], 1)
+        target = torch.where(said, one, q)
+        if self.context.background != "none":
+            target = target * ~void.unsqueeze(1)
+        return target, u * ~new
 
 
-def with_unknown(output: Output, row: Any) -> Tensor:
-    """Logits in float32, with that of unknown at the end where there is a row for it.
+def beside(output: Output, row: Any) -> Tensor:
+    """The logit of a head with one class on the features of the classifier, (B, H, W) float32.
 
-    Args:
-        output: Logits (B, C, H, W) and the features of the classifier.
-        row: A list of no or one head with one class.
-
-    Returns:
-        (B, C, H, W) or (B, C + 1, H, W).
+    The features get no gradient: the network learns as it would without the head.
     """
-    logits = output.logits.float()
-    for head in row:
-        with full_precision(logits):
-            unknown = head(seen_by_classifier(output, "ejt"))
-        if unknown.shape[-2:] != logits.shape[-2:]:
-            size = logits.shape[-2:]
-            unknown = F.interpolate(unknown, size, mode="bilinear", align_corners=False)
-        logits = torch.cat([logits, unknown], 1)
-    return logits
+    size = output.logits.shape[-2:]
+    with full_precision(output.logits):
+        logit: Tensor = row(seen_by_classifier(output, "ejt").detach())
+        if logit.shape[-2:] != size:
+            logit = F.interpolate(logit, size, mode="bilinear", align_corners=False)
+    return logit[:, 0]
 
 
 def expected(logits: Tensor, target: Tensor) -> Tensor:
@@ -186,11 +186,10 @@ def expected(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (B, C, H, W).
-        target: (B, C, H, W) or more channels, of which those behind the logits' do not count.
+        target: The same shape, not negative.
 
     Returns:
         A scalar, 0 where nothing is said.
     """
-    target = target[:, : logits.shape[1]]
     total = -(target * log_softmax(logits)).sum()
     return total / target.sum().clamp(min=torch.finfo(target.dtype).tiny)

@@ -18,7 +18,7 @@ SIZE = (32, 64)
 BATCH = 2
 QUICK = {"hrhf": {"per_class": 3, "batch": 8, "iterations": 1}}
 """Options of methods whose defaults prepare for longer than a test may take."""
-OWN = {"ac"}
+OWN = {"ac", "unknown"}
 """Terms that train rows of a method's own and, on purpose, nothing of the network."""
 
 
