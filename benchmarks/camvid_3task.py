@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from _rows import (
+    PLAIN,
     Conditions,
     Row,
     folder_of,
@@ -190,7 +191,13 @@ def train_own_labels(conditions: Conditions, options: argparse.Namespace) -> Non
     classes = [c for step in scenario.steps for c in step.classes]
     settings = {k: v for k, v in conditions.base.items() if k not in ("data", "scenario")}
     edgeinc.train(
-        folders, classes=classes, run=path, resume=True, progress=Ui().progress, **settings
+        folders,
+        classes=classes,
+        method=PLAIN,
+        run=path,
+        resume=True,
+        progress=Ui().progress,
+        **settings,
     )
 
 

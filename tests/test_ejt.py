@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import edgeinc
 from edgeinc.methods import StepContext, Survey, registry
@@ -219,13 +220,7 @@ def test_a_run_hands_the_row_from_step_to_step_and_exports_none_of_it(tmp_path):
     rows = []
     for name in ("car", "bus"):
         edgeinc.extend(run, new_classes=[name], method="ejt", limit=4)
-        rows.append(torch.from_numpy(_memory(open_run(run), len(rows))["weight"]))
+        rows.append(load_file(open_run(run).memory(len(rows)))["weight"])
     assert not torch.equal(*rows)
     with edgeinc.open_artifact(edgeinc.export(run).path) as session:
         assert session.table.names == ("road", "sky", "car", "bus")
-
-
-def _memory(run, index):
-    from safetensors.numpy import load_file
-
-    return load_file(run.memory(index))

@@ -126,8 +126,8 @@ class EJT(Method):
         """The network, and the row beside it."""
         device = next(model.parameters()).device
         self._believed.to(device)
-        beside = list(self._unknown.to(device).parameters())
-        return [*super().groups(model), *([{"params": beside}] if beside else [])]
+        row = list(self._unknown.to(device).parameters())
+        return [*super().groups(model), *([{"params": row}] if row else [])]
 
     def state(self) -> dict[str, Tensor]:
         """The row of what is unknown: `weight` without the axis of classes, `bias` (1,)."""
