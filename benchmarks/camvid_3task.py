@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("--data-root", help="folder that holds camvid/")
     parser.add_argument("--size", default="96x128")
     parser.add_argument("--model", default="erfnet")
-    parser.add_argument("--epochs", type=int, default=90)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--class-weights", choices=("none", "log", "inverse"), default="log")
@@ -128,6 +129,7 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
         "model": options.model,
         "size": options.size,
         "epochs": options.epochs,
+        "lr": options.lr,
         "class_weights": options.class_weights,
         "seed": options.seed,
         "threads": options.threads,
@@ -141,6 +143,7 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
         "model": options.model,
         "size": config.parse_size(options.size),
         "epochs": options.epochs,
+        "lr": options.lr,
         "threads": options.threads,
         "workers": 1,
         "seed": options.seed,

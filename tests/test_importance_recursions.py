@@ -17,6 +17,7 @@ from bare_weights import (
 from torch import nn
 
 from edgeinc import registry
+from edgeinc.errors import UsageError
 from edgeinc.methods import Survey
 from edgeinc.models import Output, create
 from edgeinc.schema import VOID
@@ -68,7 +69,7 @@ def test_ewc_online_is_its_recursion_and_goes_on_at_the_next_step():
     memory = finish(base, model)
     fisher = {n: slow_fisher(gradients, n, 0.6) for n in ("a", "b")}
     for name, expected in fisher.items():
-        close(memory[f"fisher.{name}"], expected)
+        close(memory[f"online.{name}"], expected)
 
     old = frozen_copy(model)
     grown = Weights(**named(model), c=torch.randn(2))
@@ -84,8 +85,8 @@ def test_ewc_online_is_its_recursion_and_goes_on_at_the_next_step():
     assert before[0] == 0 < before[1]
     kept = finish(step, grown, old)
     for name in ("a", "b"):
-        close(kept[f"fisher.{name}"], slow_fisher(more, name, 0.6, start=fisher[name]))
-    close(kept["fisher.c"], slow_fisher(more, "c", 0.6))
+        close(kept[f"online.{name}"], slow_fisher(more, name, 0.6, start=fisher[name]))
+    close(kept["online.c"], slow_fisher(more, "c", 0.6))
 
 
 def slow_pi(model_path, gradients, name, damping, start):
@@ -249,7 +250,7 @@ def test_exact_fisher_is_the_mean_over_images_of_squared_gradients_and_adds_up()
         for part, (name, size) in enumerate((("w", 6), ("b", 3)))
     }
     for name, values in expected.items():
-        close(memory[f"fisher.{name}"], values)
+        close(memory[f"exact.{name}"], values)
     assert all(p.requires_grad for p in model.parameters())
 
     later = make("ewc", memory, 2, fisher="exact")
@@ -258,7 +259,7 @@ def test_exact_fisher_is_the_mean_over_images_of_squared_gradients_and_adds_up()
     close(later.omega["b"], [v / scale for v in expected["b"]])
     again = later.finish(model, model, survey)
     for name, values in expected.items():
-        close(again[f"fisher.{name}"], [2 * v for v in values])
+        close(again[f"exact.{name}"], [2 * v for v in values])
 
 
 @pytest.mark.parametrize("network", registry.names("models"))
@@ -270,8 +271,18 @@ def test_exact_fisher_of_a_network_spares_frozen_weights_and_statistics(network)
     step.begin(model, None)
     batch = torch.randn(2, 3, 32, 64), torch.randint(0, 3, (2, 32, 64))
     memory = step.finish(model, None, Survey(lambda: iter([batch]), None))
-    moving = {f"fisher.{n}" for n, p in model.named_parameters() if p.requires_grad}
+    moving = {f"exact.{n}" for n, p in model.named_parameters() if p.requires_grad}
     assert set(memory) == moving
-    assert float(memory["fisher.head.0.bias" if network == "erfnet" else
-                        "fisher.classifier.head.0.bias"].sum()) > 0  # fmt: skip
+    assert float(memory["exact.head.0.bias" if network == "erfnet" else
+                        "exact.classifier.head.0.bias"].sum()) > 0  # fmt: skip
     assert all(torch.equal(b, still[n]) for n, b in model.named_buffers())
+
+
+def test_an_importance_estimated_in_the_other_way_is_refused():
+    model = weights(a=(2, 3))
+    base = make("ewc")
+    base.begin(model, None)
+    walk(base, model, random_gradients(model, 1))
+    memory = finish(base, model)
+    with pytest.raises(UsageError, match=r"fisher=exact.*'online'"):
+        make("ewc", memory, 2, fisher="exact").begin(model, frozen_copy(model))

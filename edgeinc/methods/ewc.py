@@ -19,7 +19,7 @@ theta* and F are those of the previous step; F starts at 1 where a weight is new
   earlier steps is kept by the sum. BiSeNet's auxiliary outputs do not answer then and stay free.
 - Labels are those of the step: with a background it is the empirical Fisher information of
   "new class or background".
-- The memory must come from the same choice of `fisher` at the step before.
+- The step before must have made the same choice of `fisher`; another is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 
+from edgeinc.errors import UsageError
 from edgeinc.methods import Survey
 from edgeinc.methods._importance import (
     Importance,
@@ -63,13 +64,24 @@ class EWC(Importance):
         fisher: Literal["online", "exact"] = "online"
 
     def begin(self, model: Model, old: Model | None) -> None:
-        """Go on from the F of the step before."""
+        """Go on from the F of the step before.
+
+        Raises:
+            UsageError: It was estimated in the other way, on another scale.
+        """
         super().begin(model, old)
-        self.fisher = unpacked(self.context.memory, "fisher")
+        kind = self.config.fisher
+        self.fisher = unpacked(self.context.memory, kind)
+        if self.context.memory and not self.fisher:
+            other = next(iter(self.context.memory)).split(".")[0]
+            raise UsageError(
+                f"method.fisher={kind} cannot go on from an importance that is '{other}'",
+                hint=f"go on with --set method.fisher={other}",
+            )
 
     def importance(self, memory: Named) -> Named:
         """Of F, on the scale that belongs to how it was estimated."""
-        fisher = unpacked(memory, "fisher")
+        fisher = unpacked(memory, self.config.fisher)
         return normalised(fisher, "tensor") if self.config.fisher == "online" else globally(fisher)
 
     def accumulate(self, moving: dict[str, Any]) -> None:
@@ -79,18 +91,18 @@ class EWC(Importance):
 
     def state(self) -> Named:
         """F so far."""
-        return packed(fisher=self.fisher)
+        return packed(**{self.config.fisher: self.fisher})
 
     def restore(self, state: Named) -> None:
         """F so far."""
-        self.fisher = unpacked(state, "fisher")
+        self.fisher = unpacked(state, self.config.fisher)
 
     def finish(self, model: Model, old: Model | None, survey: Survey) -> Named:
         """Keep F."""
         if self.config.fisher == "exact":
             for name, new in self._squared_gradients(model, survey).items():
                 self.fisher[name] = running(self.fisher, name, new, fresh=0) + new
-        return packed(fisher=self.fisher)
+        return packed(**{self.config.fisher: self.fisher})
 
     def _squared_gradients(self, model: Model, survey: Survey) -> Named:
         """Mean over the images of the step of the squared gradient of one image's loss."""

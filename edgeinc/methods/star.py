@@ -231,7 +231,7 @@ class STAR(Method):
         """Mean loss of features made from the old classes' statistics, negatives all."""
         assert self._model is not None
         assert self._missing is not None
-        generator = torch.Generator().manual_seed(self._draws)
+        generator = torch.Generator().manual_seed((self.context.seed << 32) + self._draws)
         self._draws += 1
         made = synthesise(self.context.memory, self._missing, self.config.samples, generator)
         logits = self._model.heads()[0](made[:, :, None, None])
