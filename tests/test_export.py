@@ -439,7 +439,7 @@ def test_a_file_that_decides_differently_is_rejected(erfnet_run, monkeypatch, ex
         masks = [network.run(cv2.resize(image, (64, 48))[None]) for image in images]
     share = np.bincount(np.concatenate(masks).ravel(), minlength=5) / (8 * 48 * 64)
     constant = int(share.argmax())
-    bias = np.zeros(5, np.float32)
+    bias = np.zeros((5, 1), np.float32)
     bias[constant] = 99
     graph = copy.deepcopy(exported_graph)
     for tensor in graph.graph.initializer:

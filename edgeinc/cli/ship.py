@@ -13,6 +13,7 @@ from edgeinc.cli._options import (
     RunArgument,
 )
 from edgeinc.cli._ui import Ui
+from edgeinc.errors import UsageError
 from edgeinc.schema import ArtifactCard
 
 
@@ -23,7 +24,7 @@ from edgeinc.schema import ArtifactCard
     examples=[
         "edgeinc export",
         "edgeinc export runs/full --step 1 --data-root /data",
-        "edgeinc export runs/full --trt -o full.onnx",
+        "edgeinc export runs/full --head dynamic --precision fp16 --trt",
     ],
 )
 def export(
@@ -44,9 +45,58 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            "--precision", metavar="NAME", help="Precision of the file.", rich_help_panel=RESULT
+            "--precision",
+            metavar="NAME",
+            help="Types in the file: fp32 or fp16.",
+            rich_help_panel=RESULT,
         ),
     ] = "fp32",
+    head: Annotated[
+        str,
+        typer.Option(
+            "--head",
+            metavar="MODE",
+            help="static; capacity: room for later classes; dynamic: the classifier is an input. "
+            "The last two keep the graph from step to step.",
+            rich_help_panel=RESULT,
+        ),
+    ] = "static",
+    capacity: Annotated[
+        int,
+        typer.Option(
+            "--capacity",
+            metavar="N",
+            help="Classes there is room for with --head capacity.",
+            rich_help_panel=RESULT,
+        ),
+    ] = 32,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            metavar="WHAT",
+            help="classes, logits or both.",
+            rich_help_panel=RESULT,
+        ),
+    ] = "classes",
+    images: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            metavar="TYPE",
+            help="uint8, or float (0 to 255) for runtimes that take no other.",
+            rich_help_panel=RESULT,
+        ),
+    ] = "uint8",
+    dynamic_batch: Annotated[
+        str | None,
+        typer.Option(
+            "--dynamic-batch",
+            metavar="MIN:OPT:MAX",
+            help="Images of a call: fewest, usual, most; else one.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
     trt: Annotated[
         bool,
         flag("--trt", help="Also write how a device builds its TensorRT engine.", panel=RESULT),
@@ -80,6 +130,11 @@ def export(
         path,
         step=step,
         precision=precision,
+        head=head,
+        capacity=capacity,
+        output=output,
+        input=images,
+        dynamic_batch=_batch(dynamic_batch),
         trt=trt,
         require_trt=require_trt,
         out=out,
@@ -109,6 +164,19 @@ def export(
         )
 
 
+def _batch(text: str | None) -> tuple[int, int, int] | None:
+    """`1:4:8` as numbers."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise UsageError(
+            f"--dynamic-batch '{text}' is not MIN:OPT:MAX", hint="for example --dynamic-batch 1:4:8"
+        )
+    low, usual, high = map(int, parts)
+    return low, usual, high
+
+
 def card_facts(card: ArtifactCard) -> list[tuple[str, Any]]:
     """What a card says, as names and values."""
     parity = "not checked"
@@ -122,7 +190,7 @@ def card_facts(card: ArtifactCard) -> list[tuple[str, Any]]:
     return [
         ("network", f"{card.model}, step {card.step} ({card.method})"),
         ("classes", [c.name for c in card.classes]),
-        ("input", f"{card.input}, {card.size[0]}x{card.size[1]}"),
+        ("input", card.input),
         ("output", f"{card.output} ({card.decision})"),
         ("format", f"{card.precision}, opset {card.opset}, {card.head} head"),
         ("size", f"{card.bytes / 1e6:.1f} MB"),

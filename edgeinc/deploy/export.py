@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from edgeinc import __version__, host
 from edgeinc.data import Image
+from edgeinc.deploy._form import CAPACITY, GATES, Form, form_of, inputs, outputs, suffix
 from edgeinc.deploy._parity import compare
 from edgeinc.deploy._probe import run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
@@ -32,7 +33,14 @@ from edgeinc.registry import load
 from edgeinc.runs import Run, open_run, write_atomic
 from edgeinc.runtimes import Session
 from edgeinc.runtimes._card import card_path, read_card, to_metadata
-from edgeinc.schema import ArtifactCard, ExportResult, Parity, StepInfo, to_json
+from edgeinc.runtimes._head import encode
+from edgeinc.schema import (
+    ArtifactCard,
+    ExportResult,
+    Parity,
+    StepInfo,
+    to_json,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -41,9 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "read_card"]
 
-PRECISIONS = ("fp32",)
-GATES = {"fp32": 99.9}
-"""Percent of pixels that must agree with torch, by precision."""
 IMAGES = 8
 REJECTED = ".rejected"
 
@@ -53,6 +58,11 @@ def export(
     *,
     step: int | None = None,
     precision: str = "fp32",
+    head: str = "static",
+    capacity: int = CAPACITY,
+    output: str = "classes",
+    input: str = "uint8",
+    dynamic_batch: tuple[int, int, int] | None = None,
     trt: bool = False,
     require_trt: bool = False,
     out: str | os.PathLike[str] | None = None,
@@ -65,7 +75,13 @@ def export(
     Args:
         run: The run's folder.
         step: Which step; None takes the newest.
-        precision: `fp32`.
+        precision: `fp32` or `fp16`: the types in the file, which TensorRT 10 and 11 compute in.
+        head: `static`: as many classes as there are. `capacity`: room for later ones in the same
+            graph. `dynamic`: the classifier is an input of the graph, with any number of classes.
+        capacity: Rows of the classifier in head mode `capacity`.
+        output: `classes`, `logits` (float32 (N, C, H, W), the decision is their argmax), or `both`.
+        input: `uint8`, or `float` for runtimes that take no other: float32, still 0 to 255.
+        dynamic_batch: Fewest, usual and most images of a call; None fixes one.
         trt: Also write how to build the TensorRT engine on the device.
         require_trt: As `trt`, and fail at once where TensorRT cannot be imported.
         out: The .onnx file to write; None takes RUN/export/step-N.PRECISION.onnx.
@@ -83,16 +99,17 @@ def export(
         MissingError: The exporter's packages, or TensorRT where it is required, are not here.
         DataError: The data asked for cannot be read.
     """
-    _check(precision, require_trt)
+    _check_tools(require_trt)
+    form = form_of(precision, head, capacity, output, input, dynamic_batch)
     opened = open_run(run)
     info = opened.step(step)
-    path = Path(out or opened.path / "export" / f"step-{info.index}.{precision}.onnx")
+    path = Path(out or opened.path / "export" / f"step-{info.index}.{suffix(form)}.onnx")
     if path.suffix != ".onnx":
         raise UsageError(f"cannot export to {path}", hint="give a file name that ends in .onnx")
     size = opened.info.size
     images = run_probe(info.data, data=data, data_root=data_root, count=IMAGES, size=size)
     with progress.task(f"export step {info.index}", 2 + len(images.images), "part") as task:
-        content, card, parity_note = _build(opened, info, precision, images.images, task)
+        content, card, parity_note = _build(opened, info, form, images.images, task)
         path, card = _write(path, content, card)
         task.advance(note="written")
     notes = [parity_note]
@@ -106,12 +123,8 @@ def export(
     return ExportResult(str(path), card, recipe=written, note="; ".join(filter(None, notes)))
 
 
-def _check(precision: str, require_trt: bool) -> None:
+def _check_tools(require_trt: bool) -> None:
     """Refuse what cannot succeed, before any work."""
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"precision {precision} is not supported", hint=f"supported: {', '.join(PRECISIONS)}"
-        )
     for package in ("torch", "onnx", "onnxscript"):
         if find_spec(package) is None:
             raise MissingError(
@@ -126,32 +139,41 @@ def _check(precision: str, require_trt: bool) -> None:
 
 
 def _build(
-    run: Run, info: StepInfo, precision: str, images: Sequence[Image], task: Task
+    run: Run, info: StepInfo, form: Form, images: Sequence[Image], task: Task
 ) -> tuple[bytes, ArtifactCard, str]:
     """The file's content, its card, and a note where it was not compared."""
     import onnx
 
-    from edgeinc.deploy._graph import to_onnx
+    from edgeinc.deploy._graph import head_of, to_onnx
     from edgeinc.runtimes.torch import TorchSession
 
     network = TorchSession(run.folder(info.index), device="cpu", threads=0)
-    graph = to_onnx(network.model, run.info.size)
+    graph = to_onnx(network.model, run.info.size, form)
     onnx.checker.check_model(graph, full_check=True)
-    card = _card(run, info, precision, network.model, graph)
-    onnx.helper.set_model_props(graph, to_metadata(card))
+    weight, bias = head_of(network.model, form)
+    card = _card(run, info, form, network.model, graph, weight.shape)
+    metadata = to_metadata(card)
+    if form.head == "dynamic":
+        metadata |= encode(weight, bias)
+    onnx.helper.set_model_props(graph, metadata)
     content = graph.SerializeToString(deterministic=True)
     task.advance(note="graph")
     card = replace(card, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-    parity, note = _parity(network, content, images, GATES[precision], task)
+    parity, note = _parity(network, content, images, GATES[form.precision], task)
     return content, replace(card, parity=parity), note
 
 
 def _card(
-    run: Run, info: StepInfo, precision: str, model: Model, graph: onnx.ModelProto
+    run: Run,
+    info: StepInfo,
+    form: Form,
+    model: Model,
+    graph: onnx.ModelProto,
+    head_shape: tuple[int, ...],
 ) -> ArtifactCard:
     """What is known before the file exists: hash and size of the file are filled in later."""
-    height, width = run.info.size
     versions = {p: host.installed(p) for p in ("torch", "onnx", "onnxscript", "onnxruntime")}
+    rows, positions, channels = head_shape
     return ArtifactCard(
         file="",
         sha256="",
@@ -162,11 +184,11 @@ def _card(
         classes=info.classes,
         background=info.background,
         size=run.info.size,
-        precision=precision,
-        head="static",
+        precision=form.precision,
+        head=form.head,
         decision=model.decision,
-        input=f"images: uint8 (1, {height}, {width}, 3), RGB",
-        output=f"classes: uint8 (1, {height}, {width}), class ids",
+        input=inputs(form, run.info.size, (rows, positions, channels)),
+        output=outputs(form, run.info.size, rows),
         mean=model.mean,
         std=model.std,
         opset=next(o.version for o in graph.opset_import if not o.domain),
@@ -175,6 +197,9 @@ def _card(
         parent_sha256=info.parent_sha256,
         versions={"edgeinc": __version__, **{k: v for k, v in versions.items() if v}},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        head_shape=(rows, positions, channels),
+        batch=form.batch,
+        answer=form.answer,
     )
 
 

@@ -21,7 +21,10 @@ from edgeinc.schema import ArtifactCard, from_json, to_dict
 BESIDE = ("file", "sha256", "bytes", "created", "versions", "parity", "recipe", "schema_version")
 """Fields that only the card beside the file has: the file itself, or its making, tells them."""
 
-_JSON = ("step", "classes", "size", "mean", "std", "opset")
+IMAGES, CLASSES, LOGITS = "images", "classes", "logits"
+"""Names of a graph's inputs and outputs, beside those of `_head`."""
+
+_JSON = ("step", "classes", "size", "mean", "std", "opset", "head_shape", "batch")
 """Fields that are JSON in the metadata; the others are text as it is."""
 
 

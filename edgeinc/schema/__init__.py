@@ -11,11 +11,14 @@ absent from the data; times carry their unit in the name; sizes are (height, wid
 from __future__ import annotations
 
 from edgeinc.schema._artifacts import (
+    Answer,
     ArtifactCard,
     BenchResult,
     BenchRow,
     ExportResult,
+    HeadMode,
     Parity,
+    Precision,
     PredictResult,
     ReportResult,
 )
@@ -86,6 +89,7 @@ __all__ = [
     "IMPORT",
     "SCHEMA_VERSION",
     "VOID",
+    "Answer",
     "ArtifactCard",
     "Background",
     "BenchResult",
@@ -107,6 +111,7 @@ __all__ = [
     "Diagnosis",
     "EvalResult",
     "ExportResult",
+    "HeadMode",
     "Host",
     "ImportResult",
     "InvertResult",
@@ -120,6 +125,7 @@ __all__ = [
     "Option",
     "Parity",
     "PluginDetails",
+    "Precision",
     "PredictResult",
     "ReportResult",
     "RunInfo",

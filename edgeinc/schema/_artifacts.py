@@ -8,6 +8,10 @@ from edgeinc.schema._document import SCHEMA_VERSION, Background, Size, document
 from edgeinc.schema._plans import ClassInfo, ClassTable
 from edgeinc.schema._runs import DataRef, Host
 
+HeadMode = Literal["static", "capacity", "dynamic"]
+Precision = Literal["fp32", "fp16", "int8"]
+Answer = Literal["classes", "logits", "both"]
+
 
 @document
 class Parity:
@@ -26,7 +30,12 @@ class Parity:
 
 @document
 class ArtifactCard:
-    """The JSON beside an exported file, `NAME.json` for `NAME.onnx`."""
+    """The JSON beside an exported file, `NAME.json` for `NAME.onnx`.
+
+    `head_shape`: rows, positions and channels of the classifier, see `deploy._heads`; (0, 0, 0) in
+    files that were exported before there were head modes. `batch`: fewest, usual and most images
+    of a call.
+    """
 
     file: str
     sha256: str
@@ -38,7 +47,7 @@ class ArtifactCard:
     background: Background
     size: Size
     precision: str
-    head: Literal["static", "capacity", "dynamic"]
+    head: HeadMode
     decision: str
     input: str
     output: str
@@ -50,6 +59,9 @@ class ArtifactCard:
     parent_sha256: str
     versions: dict[str, str]
     created: str
+    head_shape: tuple[int, int, int] = (0, 0, 0)
+    batch: tuple[int, int, int] = (1, 1, 1)
+    answer: Answer = "classes"
     parity: Parity | None = None
     recipe: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION

@@ -55,6 +55,10 @@ def configured(plugin):
     return plugin.Config(**QUICK.get(plugin.__module__.rpartition(".")[2], {}))
 
 
+DECODERS = ("finetune_decoder", "feature_extraction")
+"""Their steps have a decoder each, which no other head mode than `static` can hold."""
+
+
 class Kept:
     """What a run keeps for the steps after the same network, in memory."""
 
@@ -383,3 +387,20 @@ def test_closing_a_step_leaves_a_network_that_answers(plugin, network):
         logits = step.model(images()).logits
     assert logits.shape == (BATCH, OLD + NEW, *SIZE)
     assert torch.isfinite(logits).all()
+
+
+def structure(model):
+    """Name and shape of everything that is exported, but for the rows of the classifiers."""
+    heads = {id(p) for head in model.heads() for p in head.parameters()}
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {n: tuple(t.shape) for n, t in named if id(t) not in heads}
+
+
+def test_a_later_step_changes_nothing_but_the_classifier(plugin, network):
+    """What head modes rest on: all that a later step may add is rows, or a decoder of its own."""
+    step = Step(plugin, network)
+    step.method.finish(step.model, step.old, step.survey)
+    plain, found = structure(small(network, [OLD])), structure(step.model)
+    own = {n for n in found if n.startswith("branches.")}
+    assert {n: found[n] for n in found.keys() - own} == plain
+    assert bool(own) == (plugin.__module__.split(".")[-1] in DECODERS)
