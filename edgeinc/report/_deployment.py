@@ -6,22 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeinc.report._charts import Point, scatter
+from edgeinc.draw.charts import Point, scatter
+from edgeinc.draw.markup import NONE, TIMES, Child, Html, h, number
 from edgeinc.report._evidence import Evidence
-from edgeinc.report._html import (
-    NONE,
-    TIMES,
-    Child,
-    Html,
-    Spanning,
-    absent,
-    h,
-    note,
-    number,
-    section,
-    size_text,
-    table,
-)
+from edgeinc.report._html import Spanning, absent, note, section, size_text, table
 from edgeinc.schema import ArtifactCard, BenchResult, BenchRow
 
 
