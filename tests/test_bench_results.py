@@ -213,6 +213,8 @@ def test_the_picture_has_a_named_point_for_every_variant(tmp_path):
     assert {"mIoU, %", "frames per second"} <= set(texts)
     assert len(dots) == 3
     by_fps = sorted(dots)  # 20, 40 and 50 FPS
+    near, far = (x - by_fps[0][0] for x, _ in by_fps[1:])
+    assert near / far == pytest.approx(20 / 30, abs=1e-4)
     heights = [y for _, y in by_fps]
     assert heights[0] < heights[2] < heights[1]  # upwards is better: 60, 58, 59
     # openvino is slower and worse than onnxruntime: not on the dotted line
