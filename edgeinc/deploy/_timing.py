@@ -9,13 +9,11 @@ to the returned result; nothing else happens inside the timed part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
-
-from edgeinc.progress import Task
 
 Clock = Callable[[], float]
 Frame = Callable[[int], object]
@@ -30,6 +28,18 @@ MIN_FRAMES = 30
 MIN_WARM_UP_S = 1.0
 SLOW = 4
 """A slow variant stops after this many times the duration, however few frames it had by then."""
+
+
+@dataclass
+class Timed:
+    """What was measured of a variant, in seconds.
+
+    `seconds`: each frame, in order. `turns`: begin and end of each turn on the clock, the frames
+    that do not count left out.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    turns: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,37 +109,39 @@ def interleave(
     frames: Sequence[Frame],
     *,
     duration: float,
-    task: Task,
+    turn: float | None = None,
     clock: Clock = perf_counter,
-) -> list[list[float]]:
-    """Time several variants in turns of half a second, or a fifth of a shorter duration.
+) -> Iterator[tuple[int, Timed]]:
+    """Time several variants in turns and give each one as soon as it is done.
 
     A variant is done after `duration` seconds of its own and 30 frames, or after four times
-    `duration`. Progress advances by one for each variant that is done.
+    `duration`.
 
     Args:
         frames: One callable per variant.
         duration: Seconds to measure each variant.
-        task: Where progress goes.
+        turn: Seconds of a turn; None takes half a second, or a fifth of a shorter duration.
         clock: Seconds from any origin.
 
-    Returns:
-        For each variant the seconds of every frame, in order.
+    Yields:
+        The variant's index in `frames`, and what was measured.
     """
-    times: list[list[float]] = [[] for _ in frames]
+    found = [Timed() for _ in frames]
     open_variants = set(range(len(frames)))
-    turn = min(TURN_S, duration / 5)
+    turn = min(TURN_S, duration / 5) if turn is None else turn
     while open_variants:
         for index in sorted(open_variants):
-            if len(open_variants) > 1:
+            if len(frames) > 1:
                 _spend(frames[index], min(SETTLE_S, turn / 5), clock)
-            times[index] += _spend(frames[index], turn, clock, first=len(times[index]))
-            spent = sum(times[index])
-            enough = spent >= duration and len(times[index]) >= MIN_FRAMES
+            timed = found[index]
+            begin = clock()
+            timed.seconds += _spend(frames[index], turn, clock, first=len(timed.seconds))
+            timed.turns.append((begin, clock()))
+            spent = sum(timed.seconds)
+            enough = spent >= duration and len(timed.seconds) >= MIN_FRAMES
             if enough or spent >= SLOW * duration:
                 open_variants.remove(index)
-                task.advance()
-    return times
+                yield index, timed
 
 
 def _spend(frame: Frame, seconds: float, clock: Clock, *, first: int = 0) -> list[float]:

@@ -12,15 +12,22 @@ from edgeinc import registry
 from edgeinc.errors import MissingError, UsageError
 from edgeinc.runs import Run, open_run
 from edgeinc.runtimes import Session
+from edgeinc.schema import Size
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One artifact on one runtime. `skipped` is the reason why it cannot be measured, or ""."""
+    """One artifact on one runtime.
+
+    `skipped` is the reason why it cannot be measured, or "". `precision` and `size` are what was
+    asked for where there is no such artifact.
+    """
 
     artifact: Path
     runtime: str
     skipped: str = ""
+    precision: str = ""
+    size: Size | None = None
 
     @property
     def file(self) -> Path:
@@ -131,3 +138,47 @@ def open_all(
         except MissingError as err:
             opened.append((Variant(variant.artifact, variant.runtime, err.message), None))
     return opened
+
+
+def select(
+    opened: Sequence[tuple[Variant, Session | None]],
+    *,
+    precisions: Sequence[str] | None,
+    sizes: Sequence[Size] | None,
+) -> list[tuple[Variant, Session | None]]:
+    """What was opened, of some precisions and sizes only.
+
+    Where a run has no file of a precision and size that were asked for, a skipped variant says so.
+    What cannot be opened stays, whatever it is.
+    """
+    if precisions is None and sizes is None:
+        return list(opened)
+    kept = [
+        (variant, session)
+        for variant, session in opened
+        if session is None
+        or (
+            (precisions is None or session.precision in precisions)
+            and (sizes is None or session.size in sizes)
+        )
+    ]
+    return [*kept, *((variant, None) for variant in _absent(opened, precisions, sizes))]
+
+
+def _absent(
+    opened: Sequence[tuple[Variant, Session | None]],
+    precisions: Sequence[str] | None,
+    sizes: Sequence[Size] | None,
+) -> Iterator[Variant]:
+    """What was asked for and no run was exported to, by run and runtime."""
+    groups: dict[tuple[Path, str], list[Session]] = {}
+    for variant, session in opened:
+        run = run_of(variant.artifact)
+        if session is not None and run is not None and not variant.artifact.is_dir():
+            groups.setdefault((run.path, variant.runtime), []).append(session)
+    for (path, runtime), sessions in groups.items():
+        for precision in precisions or sorted({s.precision for s in sessions}):
+            for size in sizes or sorted({s.size for s in sessions}):
+                if not any((s.precision, s.size) == (precision, size) for s in sessions):
+                    what = f"not exported in {precision} at {size[0]}x{size[1]}"
+                    yield Variant(path, runtime, what, precision, size)

@@ -1,8 +1,8 @@
 """How fast the very files are that are shipped, and, with data, how right.
 
 Rules: a scope is named with every figure; variants take turns, so that they share the machine's
-moods; mIoU comes from the session that was timed; what cannot run is a row `skipped: reason`; the
-result is on disk after every row.
+moods; mIoU comes from the session that was timed; power and throttling are those of a variant's own
+turns; what cannot run is a row `skipped: reason`; the result is on disk after every row.
 
     result = bench("runs/camvid-erfnet")
     [(r.runtime, r.scope, r.p50_ms) for r in result.rows]
@@ -12,51 +12,58 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from time import perf_counter
-from typing import Literal
+from time import sleep
 
 from edgeinc import host
-from edgeinc.data import Dataset, Image, open_dataset
-from edgeinc.data._augment import resize_image
+from edgeinc.data import Dataset, open_dataset
+from edgeinc.deploy._chart import draw
+from edgeinc.deploy._compare import check, compare, read_base
+from edgeinc.deploy._parity import compare as agree
 from edgeinc.deploy._probe import Probe, probe, probe_split, run_probe
-from edgeinc.deploy._timing import Clock, Frame, interleave, statistics, warm_up
-from edgeinc.deploy._variants import Variant, open_all, run_of, variants
-from edgeinc.errors import UsageError
-from edgeinc.evaluation import predict_native, score_session
+from edgeinc.deploy._scopes import SCOPES, computes, time_scopes
+from edgeinc.deploy._sensors import Tegrastats
+from edgeinc.deploy._tables import Report, check_suffix
+from edgeinc.deploy._thermal import board
+from edgeinc.deploy._variants import Variant, open_all, run_of, select, variants
+from edgeinc.deploy.monitor import Monitor, find_sensors, gpu_index, gpu_name
+from edgeinc.errors import EdgeincError, Interrupted, UsageError
+from edgeinc.evaluation import score_session
 from edgeinc.progress import SILENT, Progress
-from edgeinc.runs import write_atomic
-from edgeinc.runtimes import Session
-from edgeinc.schema import BenchResult, BenchRow, EvalResult, Size, to_json
+from edgeinc.runtimes import Session, open_artifact
+from edgeinc.schema import BenchResult, BenchRow, Scope, Size
 
 __all__ = ["bench"]
 
-Scope = Literal["infer", "e2e"]
-SCOPES: dict[Scope, str] = {
-    "infer": "one call of the session on a uint8 RGB image of its size that lies ready in memory, "
-    "copies in and out included, to class ids in memory",
-    "e2e": "from a decoded RGB image of its own size to class ids of that size: resize, session, "
-    "resize of the ids by nearest neighbour; reading and decoding the file are not included",
-}
 CYCLED = 16
 """Images that are kept in memory and cycled through."""
+IDLE_S = 1.0
+Live = Sequence[tuple[Variant, Session]]
 
 
 def bench(
     *targets: str | os.PathLike[str],
     runtimes: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    sizes: Sequence[Size] | None = None,
+    scopes: Sequence[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     duration: float = 5.0,
     threads: int = 0,
     device: str = "auto",
+    compare_with: str | os.PathLike[str] | None = None,
+    tolerance: float = 5.0,
+    min_fps: float | None = None,
+    max_p99: float | None = None,
     out: str | os.PathLike[str] | None = None,
+    chart: str | os.PathLike[str] | None = None,
+    system: str | os.PathLike[str] = "/",
     progress: Progress = SILENT,
 ) -> BenchResult:
     """Time artifacts on runtimes, batch 1, one frame at a time.
@@ -64,6 +71,9 @@ def bench(
     Args:
         targets: Runs (their newest step) and exported files.
         runtimes: Names; None takes, for a run, every runtime, and for a file the one that opens it.
+        precisions: Measure these only; one a run is not exported in is a skipped row.
+        sizes: Measure these (height, width) only; as `precisions`.
+        scopes: Of `infer`, `io` and `e2e`; None takes all.
         data: Dataset to score mIoU on, and to take the timed images from; None scores nothing and
             times with images of the first target's run where they can be read, else with noise.
         data_root: Where named datasets lie.
@@ -71,170 +81,213 @@ def bench(
         duration: Seconds to measure each variant in each scope, after warming up.
         threads: Threads to compute with; 0 takes every core.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        compare_with: JSON file of an earlier benchmark: what became worse is among `gates`.
+        tolerance: Percent by which p50 may be longer than it was.
+        min_fps: Gate: least frames per second of every variant, in the widest scope timed.
+        max_p99: Gate: longest p99 in ms, likewise.
         out: JSON file to write; None takes RUN/bench/bench.json, or NAME.bench.json beside a file.
+            A .csv or .md is written beside the JSON of the same name.
+        chart: SVG file to draw mIoU against frames per second into; without `data`, the first
+            run's own images are scored.
+        system: Root of the file system in which sensors are looked for.
         progress: Told about every variant.
 
     Returns:
-        Two rows for every variant, one per scope; the same document is in the file `path`. The
-        status of a row is `ok`, `unstable` (times scatter by more than 10 percent) or
-        `skipped: reason`.
+        A row for every variant and scope; the same document is in the file `path`. The status of a
+        row is `ok`, `unstable` (times scatter by more than 10 percent) or `skipped: reason`.
+        `gates` names every threshold that was not met.
 
     Raises:
-        UsageError: No target, an unknown runtime, or a duration that is not positive.
+        UsageError: No target, an unknown runtime or scope, a duration or tolerance that is not
+            positive, no file to compare with, or a file that no table is written to.
         DataError: The data asked for cannot be read.
         EdgeincError: An artifact or a run is damaged.
+        Interrupted: Ctrl-C; finished rows are in the file.
     """
     if not (math.isfinite(duration) and duration > 0):
         raise UsageError(f"cannot measure for {duration} seconds", hint="give a positive duration")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"cannot tolerate {tolerance} percent", hint="give 0 or more")
+    timed = _scopes(scopes)
     paths = [Path(t) for t in targets]
     found = variants(paths, runtimes)
-    dataset = None if data is None else open_dataset(data, data_root=data_root)
+    place = _place(paths[0], out)
+    check_suffix(place)
+    base = None if compare_with is None else read_base(Path(compare_with))
+    dataset = _scored(paths[0], data, data_root, chart is not None)
     with ExitStack() as stack:
         opened = open_all(found, device=device, threads=threads, stack=stack)
-        images = _images(paths[0], dataset, opened)
-        report = _Report(_begin(opened, images, dataset, threads), _place(paths[0], out))
+        opened = select(opened, precisions=precisions, sizes=sizes)
         live = [(v, s) for v, s in opened if s is not None]
-        for scope in SCOPES:
-            for row in time_scope(scope, live, images.images, duration=duration, progress=progress):
+        images = _images(paths[0], dataset, opened)
+        monitor = stack.enter_context(_monitor(Path(system), live, device))
+        monitor.idle(_rested(monitor, duration))
+        started = replace(
+            _begin(timed, live, images, dataset, monitor, Path(system)),
+            rows=tuple(_skipped(opened, timed, threads)),
+        )
+        report = Report(
+            started,
+            place.with_suffix(".json"),
+            table=None if place.suffix == ".json" else place,
+            order=[(str(v.artifact), v.runtime) for v, _ in opened],
+        )
+        try:
+            for row in time_scopes(
+                timed, live, images.images, duration=duration, monitor=monitor, progress=progress
+            ):
                 report.add(row)
-        if dataset is not None:
-            split = probe_split(dataset)
-            for variant, session in live:
-                score = score_session(session, dataset, split=split, limit=limit, progress=progress)
-                report.score(variant, score)
-    return report.result
+            for variant, percent in _agreements(live, images, device, threads, progress):
+                report.update(variant.artifact, variant.runtime, {"agreement": percent})
+            if dataset is not None:
+                _score(report, live, dataset, limit, progress)
+        except KeyboardInterrupt as err:
+            raise _interrupted(report) from err
+        if chart is not None and draw(report.result, timed[-1], Path(chart)):
+            report.change(replace(report.result, chart=str(chart)))
+        result = check(report.result, timed, min_fps=min_fps, max_p99=max_p99)
+        if base is not None:
+            result = compare(result, base, path=Path(compare_with or ""), tolerance=tolerance)
+        report.change(result)
+        return report.finish()
 
 
-def time_scope(
-    scope: Scope,
-    live: Sequence[tuple[Variant, Session]],
-    images: Sequence[Image],
-    *,
-    duration: float,
-    progress: Progress = SILENT,
-    clock: Clock = perf_counter,
-) -> list[BenchRow]:
-    """Warm every variant up, then time all of them in turns: one row each.
-
-    Args:
-        scope: What a frame consists of, see `SCOPES`.
-        live: Variants and their opened sessions.
-        images: At least one, cycled through.
-        duration: Seconds of measured time per variant.
-        progress: Told about every variant that is warm, and that is done.
-        clock: Seconds from any origin.
-    """
-    frames = [_frame(scope, session, images) for _, session in live]
-    with progress.task(f"time {scope}", 2 * len(live), "part") as task:
-        for (variant, _), frame in zip(live, frames, strict=True):
-            warm_up(frame, duration=duration, clock=clock)
-            task.advance(note=f"{variant.runtime} is warm")
-        times = interleave(frames, duration=duration, task=task, clock=clock)
-    rows = []
-    for (variant, session), seconds in zip(live, times, strict=True):
-        s = statistics(seconds)
-        rows.append(
-            BenchRow(
-                artifact=str(variant.artifact),
-                runtime=variant.runtime,
-                provider=session.provider,
-                precision=session.precision,
-                scope=scope,
-                size=session.size,
-                threads=session.threads,
-                status=s.status,
-                p50_ms=s.p50_ms,
-                p90_ms=s.p90_ms,
-                p99_ms=s.p99_ms,
-                fps=s.fps,
-                cov_percent=s.cov_percent,
-                frames=s.frames,
-                file_bytes=variant.file.stat().st_size,
-                peak_mb=peak_mb(),
-            )
-        )
-    return rows
-
-
-def peak_mb() -> float | None:
-    """Most memory this process ever held, in MB; None where the system does not tell."""
-    if sys.platform == "win32":
+def _scored(
+    first: Path,
+    data: str | os.PathLike[str] | None,
+    data_root: str | os.PathLike[str] | None,
+    needed: bool,
+) -> Dataset | None:
+    """The data to score on; where it is needed and not given, that of the first run."""
+    if data is not None:
+        return open_dataset(data, data_root=data_root)
+    if not needed:
         return None
-    import resource
+    run = run_of(first)
+    if run is None or not run.step().data.name:
+        raise UsageError(f"no labelled images are known for {first}", hint="name them with --data")
+    return open_dataset(run.step().data)
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024), 1)
+
+def _scopes(asked: Sequence[str] | None) -> list[Scope]:
+    """The scopes asked for, in their own order, narrowest first."""
+    for name in asked or ():
+        if name not in SCOPES:
+            raise UsageError(f"unknown scope '{name}'", hint=f"one of {', '.join(SCOPES)}")
+    return [scope for scope in SCOPES if asked is None or scope in asked]
 
 
-class _Report:
-    """The result so far, on disk after every change."""
+def _monitor(system: Path, live: Live, device: str) -> Monitor:
+    on_gpu = any(computes(session) == "gpu" for _, session in live)
+    return Monitor(find_sensors(system, gpu=gpu_index(device) if on_gpu else None))
 
-    def __init__(self, result: BenchResult, path: Path) -> None:
-        self.result = replace(result, path=str(path))
-        self._file = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
 
-    def add(self, row: BenchRow) -> None:
-        self.result = replace(self.result, rows=(*self.result.rows, row))
-        self._write()
-
-    def score(self, variant: Variant, score: EvalResult) -> None:
-        key = (str(variant.artifact), variant.runtime)
-        rows = tuple(
-            replace(row, miou=score.miou.all)
-            if (row.artifact, row.runtime) == key and row.frames
-            else row
-            for row in self.result.rows
-        )
-        self.result = replace(self.result, rows=rows, images=score.images)
-        self._write()
-
-    def _write(self) -> None:
-        write_atomic(self._file, to_json(self.result).encode())
+def _rested(monitor: Monitor, duration: float) -> tuple[float, float]:
+    """A time in which nothing was computed, as long as there is power to measure."""
+    monitor.sample()
+    begin = monitor.clock()
+    if monitor.measures_power:
+        sleep(min(IDLE_S, duration))
+    return begin, monitor.clock()
 
 
 def _begin(
-    opened: Sequence[tuple[Variant, Session | None]],
+    scopes: Sequence[Scope],
+    live: Live,
     images: Probe,
     dataset: Dataset | None,
-    threads: int,
+    monitor: Monitor,
+    system: Path,
 ) -> BenchResult:
-    """The result before any timing: the rows of what cannot run."""
-    skipped = tuple(
-        _skipped(variant, scope, threads)
-        for variant, session in opened
-        if session is None
-        for scope in SCOPES
-    )
+    """The result before any timing."""
     words: dict[str, str] = {
-        "infer": SCOPES["infer"],
-        "e2e": SCOPES["e2e"],
+        **{scope: SCOPES[scope] for scope in scopes},
         "images": images.source,
         "peak_mb": "most memory of the whole process so far, shared by all variants in it",
     }
+    lines = [s.line for s in monitor.sensors if isinstance(s, Tegrastats)]
+    on_gpu = any(computes(session) == "gpu" for _, session in live)
     return BenchResult(
-        rows=skipped,
-        host=host.host(),
+        rows=(),
+        host=host.host(gpu=gpu_name(system) if on_gpu else ""),
         scopes=words,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         data=dataset.ref if dataset else None,
         images=len(images.images),
+        board=board(system, tegrastats=lines[0] if lines else ""),
+        meters=monitor.meters(),
     )
 
 
-def _skipped(variant: Variant, scope: Scope, threads: int) -> BenchRow:
-    run = run_of(variant.artifact)
-    size: Size = run.info.size if run else (0, 0)
-    return BenchRow(
-        artifact=str(variant.artifact),
-        runtime=variant.runtime,
-        provider="",
-        precision="",
-        scope=scope,
-        size=size,
-        threads=threads or host.cores(),
-        status=f"skipped: {variant.skipped}",
+def _skipped(
+    opened: Iterable[tuple[Variant, Session | None]], scopes: Sequence[Scope], threads: int
+) -> Iterator[BenchRow]:
+    """The rows of what cannot be opened."""
+    for variant, session in opened:
+        if session is None:
+            run = run_of(variant.artifact)
+            for scope in scopes:
+                yield BenchRow(
+                    artifact=str(variant.artifact),
+                    runtime=variant.runtime,
+                    provider="",
+                    precision=variant.precision,
+                    scope=scope,
+                    size=variant.size or (run.info.size if run else (0, 0)),
+                    threads=threads or host.cores(),
+                    status=f"skipped: {variant.skipped}",
+                )
+
+
+def _score(
+    report: Report, live: Live, dataset: Dataset, limit: int | None, progress: Progress
+) -> None:
+    """Score the sessions that were timed."""
+    split = probe_split(dataset)
+    for variant, session in live:
+        score = score_session(session, dataset, split=split, limit=limit, progress=progress)
+        miou = score.miou
+        report.change(replace(report.result, images=score.images))
+        figures = {"miou": miou.all, "miou_old": miou.old, "miou_new": miou.new}
+        report.update(variant.artifact, variant.runtime, figures)
+
+
+def _agreements(
+    live: Live, images: Probe, device: str, threads: int, progress: Progress
+) -> Iterator[tuple[Variant, float]]:
+    """Percent of pixels that an exported file decides as torch does, on the timed images.
+
+    Only for files that lie in a run, and where torch is here.
+    """
+    references = {variant.artifact: s for variant, s in live if variant.artifact.is_dir()}
+    with ExitStack() as stack:
+        for variant, session in live:
+            run = run_of(variant.artifact)
+            if variant.artifact.is_dir() or run is None:
+                continue
+            try:
+                folder = run.folder(run.step(session.step).index)
+                if folder not in references:
+                    trained = open_artifact(folder, runtime="torch", device=device, threads=threads)
+                    references[folder] = stack.enter_context(trained)
+            except (EdgeincError, ImportError):  # no torch, or no such step any more
+                continue
+            torch = references[folder]
+            if (torch.size, torch.table.classes) != (session.size, session.table.classes):
+                continue
+            with progress.task("agreement", len(images.images), "img") as task:
+                found = agree(torch, session, images.images, gate=0.0, task=task)
+            yield variant, found.agreement
+
+
+def _interrupted(report: Report) -> Interrupted:
+    done = report.measured
+    if not done:
+        return Interrupted("interrupted before the first row was finished; no file was written")
+    rows = "row is" if done == 1 else "rows are"
+    return Interrupted(
+        f"interrupted; {done} finished {rows} in {report.result.path}",
+        hint="the same command again measures everything anew and replaces the file",
     )
 
 
@@ -249,13 +302,6 @@ def _images(
     if run is None:
         return probe(None, count=CYCLED, size=size)
     return run_probe(run.step().data, data=None, data_root=None, count=CYCLED, size=size)
-
-
-def _frame(scope: Scope, session: Session, images: Sequence[Image]) -> Frame:
-    if scope == "e2e":
-        return lambda i: predict_native(session, images[i % len(images)])
-    ready = [resize_image(image, session.size)[None] for image in images]
-    return lambda i: session.run(ready[i % len(ready)])
 
 
 def _place(first: Path, out: str | os.PathLike[str] | None) -> Path:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeinc.report._charts import Point, scatter
+from edgeinc.draw.charts import Point, scatter
+from edgeinc.draw.markup import NONE, TIMES, Child, Html, h, number
 from edgeinc.report._evidence import Evidence
-from edgeinc.report._html import (
-    NONE,
-    TIMES,
-    Child,
-    Html,
-    Spanning,
-    absent,
-    h,
-    note,
-    number,
-    section,
-    size_text,
-    table,
-)
+from edgeinc.report._html import Spanning, absent, note, section, size_text, table
 from edgeinc.schema import ArtifactCard, BenchResult, BenchRow
 
 
@@ -84,6 +72,7 @@ def _labels(rows: Sequence[BenchRow]) -> list[str]:
 
 def _bench(bench: BenchResult) -> Html:
     machine = bench.host.gpu or bench.host.cpu
+    more = [c for c in _MORE if any(c[1](row) != NONE for row in bench.rows)]
     scored = f"; mIoU on {bench.images} images of {bench.data.name}" if bench.data else ""
     return h(
         "div",
@@ -91,16 +80,27 @@ def _bench(bench: BenchResult) -> Html:
             (
                 *("Artifact", "Runtime", "Precision", "Scope", "Size", "Threads", "FPS"),
                 *("p50, ms", "p90, ms", "p99, ms", "CoV, %", "mIoU, %", "File", "Peak, MB"),
+                *(title for title, _ in more),
             ),
-            [_bench_row(r) for r in bench.rows],
-            numeric=range(5, 14),
+            [_bench_row(r, [figure for _, figure in more]) for r in bench.rows],
+            numeric=range(5, 14 + len(more)),
         ),
         note(f"Measured on {machine} ({bench.host.platform}) at {bench.created}{scored}."),
+        None if bench.finished else note("This benchmark was interrupted: rows are missing."),
         h("ul", (h("li", h("b", k), f": {v}") for k, v in bench.scopes.items()), cls="note"),
     )
 
 
-def _bench_row(row: BenchRow) -> Sequence[Child]:
+_MORE: tuple[tuple[str, Callable[[BenchRow], str]], ...] = (
+    ("Agreement, %", lambda r: number(r.agreement, 3)),
+    ("Power, W", lambda r: number(r.watts)),
+    ("J/frame", lambda r: number(r.joules, 3)),
+    ("Throttled", lambda r: NONE if r.throttled is None else "yes" if r.throttled else "no"),
+)
+"""Columns only some machines have figures for."""
+
+
+def _bench_row(row: BenchRow, more: Sequence[Callable[[BenchRow], str]]) -> Sequence[Child]:
     start: tuple[Child, ...] = (
         Path(row.artifact).name,
         f"{row.runtime} ({_provider(row)})" if row.provider else row.runtime,
@@ -121,6 +121,7 @@ def _bench_row(row: BenchRow) -> Sequence[Child]:
         number(row.miou),
         size_text(row.file_bytes),
         number(row.peak_mb, 0),
+        *(figure(row) for figure in more),
     )
 
 

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeinc.report._charts import bin_size, curves, terms
+from edgeinc.draw.charts import bin_size, curves, terms
+from edgeinc.draw.markup import Child, Html, h, join, number
 from edgeinc.report._evidence import Evidence
-from edgeinc.report._html import (
-    Child,
-    Html,
-    absent,
-    h,
-    join,
-    note,
-    number,
-    scrolling,
-    section,
-    signed,
-    swatch,
-    table,
-    time_text,
-)
+from edgeinc.report._html import absent, note, scrolling, section, signed, swatch, table, time_text
 from edgeinc.schema import ClassInfo, EvalResult, StepInfo
 
 

@@ -6,24 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeinc import __version__
+from edgeinc.draw.markup import NONE, TIMES, Child, Html, h, join, number
 from edgeinc.report import _deployment, _learning
 from edgeinc.report._evidence import Evidence
-from edgeinc.report._html import (
-    NONE,
-    TIMES,
-    Child,
-    Html,
-    absent,
-    h,
-    join,
-    note,
-    number,
-    section,
-    signed,
-    size_text,
-    swatch,
-    table,
-)
+from edgeinc.report._html import absent, note, section, signed, size_text, swatch, table
 from edgeinc.report._overlays import Overlays
 from edgeinc.schema import Setting, StepInfo
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,6 +78,23 @@ class Session(ABC):
         Raises:
             UsageError: The images have another shape or type.
         """
+
+    def prepared(self, images: npt.NDArray[np.uint8]) -> Callable[[], object]:
+        """A call that computes a batch which already lies where the network reads it.
+
+        Each call computes once and returns when the ids are there, still on the device: it is
+        `run` without the copies. On a CPU there are none, so there it is `run`, which is what a
+        session has that does not override this.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, H and W equal to `size`. A session with one buffer may
+                put them over those of an earlier call.
+
+        Raises:
+            UsageError: The images have another shape or type.
+        """
+        self.check(images)
+        return lambda: self.run(images)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scores of every class for a batch: `run` answers with the highest.

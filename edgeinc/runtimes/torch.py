@@ -79,6 +79,22 @@ class TorchSession(Session):
 
         return self._computed(images, lambda scores: scores.argmax(1).to(torch.uint8))
 
+    def prepared(self, images: npt.NDArray[np.uint8]) -> Callable[[], object]:
+        """`run` without the copies: the batch lies on the device, the ids stay there."""
+        import torch
+
+        if self.device.type != "cuda":
+            return super().prepared(images)
+        self.check(images)
+        batch = torch.from_numpy(images).to(self.device)
+
+        def compute() -> None:
+            with torch.inference_mode():
+                self._scores(batch).argmax(1).to(torch.uint8)
+            torch.cuda.synchronize(self.device)  # a launch returns before the work is done
+
+        return compute
+
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scores of every class, (N, C, H, W) float32, at the size of the images."""
         return self._computed(images, lambda scores: scores.float())
@@ -95,10 +111,12 @@ class TorchSession(Session):
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(images).to(self.device)
-                output = self.model(self.model.normalise(batch))
-                return made(self.model.decide(output)).cpu().numpy()
+                return made(self._scores(batch)).cpu().numpy()
         finally:
             torch.set_num_threads(before)
+
+    def _scores(self, batch: Tensor) -> Tensor:
+        return self.model.decide(self.model(self.model.normalise(batch)))
 
 
 def pick_device(asked: str) -> str:

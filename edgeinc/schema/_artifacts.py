@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, Literal
 
 from edgeinc.schema._document import SCHEMA_VERSION, Background, Size, document
@@ -83,15 +84,25 @@ class ExportResult:
     schema_version: int = SCHEMA_VERSION
 
 
+Scope = Literal["infer", "io", "e2e"]
+"""What a timed frame consists of; `BenchResult.scopes` says it in words."""
+
+
 @document
 class BenchRow:
-    """One variant in one scope. Every figure is None when `status` is `skipped: reason`."""
+    """One variant in one scope. Every figure is None when `status` is `skipped: reason`.
+
+    `agreement`: percent of pixels decided as torch decides in fp32. `watts`: mean over the
+    variant's own turns, the idle board included; `joules`: those of one frame. `throttled`: None
+    where nobody watched throughout. `celsius`: the hottest sensor. `note`: why two rows are one
+    measurement.
+    """
 
     artifact: str
     runtime: str
     provider: str
     precision: str
-    scope: Literal["infer", "e2e"]
+    scope: Scope
     size: Size
     threads: int
     status: str
@@ -104,11 +115,79 @@ class BenchRow:
     miou: float | None = None
     file_bytes: int | None = None
     peak_mb: float | None = None
+    miou_old: float | None = None
+    miou_new: float | None = None
+    agreement: float | None = None
+    watts: float | None = None
+    joules: float | None = None
+    throttled: bool | None = None
+    gpu_mhz: float | None = None
+    cpu_mhz: float | None = None
+    celsius: float | None = None
+    note: str = ""
+
+
+@document
+class PowerMeter:
+    """What measured watts. `covers`: the whole board, or no more than the GPU or the CPU."""
+
+    name: str
+    covers: Literal["board", "gpu", "cpu"]
+    idle_watts: float | None = None
+
+
+@document
+class Board:
+    """A Jetson as it was set while a benchmark ran; "" and None where the system does not tell.
+
+    `clocks_locked`: `jetson_clocks` holds CPU and GPU at their highest clocks. `mhz`: clocks at
+    the beginning, by `cpu`, `gpu` and `emc`. `celsius`: temperatures at the beginning, by sensor.
+    """
+
+    model: str
+    l4t: str = ""
+    power_mode: str = ""
+    clocks_locked: bool | None = None
+    mhz: dict[str, float] = field(default_factory=dict)
+    celsius: dict[str, float] = field(default_factory=dict)
+
+
+@document
+class BenchDelta:
+    """One row against the same row of an earlier benchmark.
+
+    `slower_percent`: change of p50, negative where it became faster. `miou_points`: change of
+    mIoU, None where one of both was not scored. `regression`: what became worse, or "".
+    """
+
+    artifact: str
+    runtime: str
+    scope: Scope
+    p50_ms: float | None
+    base_p50_ms: float
+    slower_percent: float | None
+    miou_points: float | None = None
+    regression: str = ""
+
+
+@document
+class BenchComparison:
+    """A benchmark against an earlier one. `note` names what makes the two hard to compare."""
+
+    path: str
+    created: str
+    tolerance: float
+    rows: tuple[BenchDelta, ...]
+    note: str = ""
 
 
 @document
 class BenchResult:
-    """A benchmark of several variants, interleaved in one session on one machine."""
+    """A benchmark of several variants, interleaved in one session on one machine.
+
+    `finished`: False in the file of a benchmark that was interrupted. `gates`: thresholds that
+    were not met, and regressions. `table` and `chart`: further files that were written, or "".
+    """
 
     rows: tuple[BenchRow, ...]
     host: Host
@@ -118,6 +197,13 @@ class BenchResult:
     images: int = 0
     path: str = ""
     schema_version: int = SCHEMA_VERSION
+    finished: bool = True
+    board: Board | None = None
+    meters: tuple[PowerMeter, ...] = ()
+    comparison: BenchComparison | None = None
+    gates: tuple[str, ...] = ()
+    table: str = ""
+    chart: str = ""
 
 
 @document

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: sharp at any size, in the colours of the page, readable without colour.
+"""Charts as SVG: sharp at any size, in the colours of the page, readable without colour.
 
 Rules: every chart has a title and a description for those who cannot see it; every line and point
 is named where it is, not in a separate legend; colours and text sizes come from the style sheet.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from edgeinc.report._html import MINUS, Html, h, join, number
+from edgeinc.draw.markup import MINUS, Html, h, join, number
 
 _POINTS = 80
 """Points a curve is averaged down to."""
@@ -36,10 +36,12 @@ class Area(NamedTuple):
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool = False
+    log_x: bool = False
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where a value stands."""
-        x0, x1 = self.x
+        x0, x1 = (math.log10(v) for v in self.x) if self.log_x else self.x
+        x = math.log10(x) if self.log_x else x
         y0, y1 = (math.log10(v) for v in self.y) if self.log else self.y
         y = math.log10(y) if self.log else y
         return (
@@ -49,11 +51,12 @@ class Area(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A variant that was measured: mIoU in percent, frames per second."""
+    """A variant that was measured: mIoU in percent, frames per second. A group shares a colour."""
 
     label: str
     fps: float
     miou: float
+    group: str = ""
 
 
 # ------------------------------------------------------------------------------ learning curves
@@ -150,42 +153,74 @@ def _short(name: str, length: int = 8) -> str:
 # ------------------------------------------------------------------------------ speed and quality
 
 
-def scatter(points: Sequence[Point], *, title: str, key: str) -> Html:
+def scatter(
+    points: Sequence[Point],
+    *,
+    title: str,
+    key: str,
+    size: tuple[int, int] = (440, 278),
+    front: bool = False,
+    **attributes: float,
+) -> Html:
     """MIoU against speed, each point with its name.
 
     Args:
         points: At least one.
         title: What a screen reader calls it.
         key: Unique within the page.
+        size: (width, height) of the drawing's own units.
+        front: Join the points that no other beats in both, by a dotted line.
+        attributes: Further attributes of the element, such as its place in another drawing.
     """
+    width, height = size
+    slowest, fastest = min(p.fps for p in points), max(p.fps for p in points)
+    log = slowest > 0 and fastest / slowest > _LOG_FROM
     area = Area(
-        *(42, 424, 28, 236),
-        x=(0, _ceiling(max(p.fps for p in points) * 1.1)),
+        *(42, width - 16, 28, height - 42),
+        x=(slowest / 1.5, fastest * 1.5) if log else (0, _ceiling(fastest * 1.1)),
         y=_padded(min(p.miou for p in points), max(p.miou for p in points), span=_MIOU_SPAN),
+        log_x=log,
     )
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in (area.at(p.fps, p.miou) for p in points)]
-    drawn = []
+    groups = sorted({p.group for p in points})
+    drawn: list[Html | None] = [_front(points, area) if front else None]
     for point in sorted(points, key=lambda p: -p.miou):
         x, y = area.at(point.fps, point.miou)
-        width = len(point.label) * _CHAR
-        left, base = _free_place(x, y, width, area, taken)
-        end = min(max(x, left + 4), left + width - 4), base - (10 if base > y + 4 else -3)
+        room = len(point.label) * _CHAR
+        left, base = _free_place(x, y, room, area, taken)
+        end = min(max(x, left + 4), left + room - 4), base - (10 if base > y + 4 else -3)
+        kind = f"point g{groups.index(point.group) % _STYLES}" if point.group else "point"
         drawn += [
             h("line", x1=x, y1=y, x2=end[0], y2=end[1], cls="lead") if base != y + 4 else None,
-            h("circle", cx=x, cy=y, r=5, cls="point"),
-            h("text", point.label, x=left + width / 2, y=base, cls="name middle"),
+            h("circle", cx=x, cy=y, r=5, cls=kind),
+            h("text", point.label, x=left + room / 2, y=base, cls="name middle"),
         ]
     summary = "; ".join(
         f"{p.label}: {number(p.fps)} frames per second at {number(p.miou)} % mIoU" for p in points
     )
     return _svg(
-        (440, 278),
-        _axes(area, x_name="frames per second", y_name="mIoU, %"),
+        size,
+        _axes(
+            area,
+            x_name="frames per second (logarithmic)" if log else "frames per second",
+            y_name="mIoU, %",
+        ),
         *drawn,
         title=title,
         summary=summary,
         key=key,
+        **attributes,
     )
+
+
+def _front(points: Sequence[Point], area: Area) -> Html:
+    """The points that none is both faster and better than, slowest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.fps, -p.miou)):
+        if not best or point.miou > best[-1].miou:
+            best.append(point)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (area.at(p.fps, p.miou) for p in best))
+    return h("polyline", points=path, cls="front")
 
 
 def _free_place(
@@ -215,7 +250,14 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 # ------------------------------------------------------------------------------ what both share
 
 
-def _svg(size: tuple[int, int], *children: Html | None, title: str, summary: str, key: str) -> Html:
+def _svg(
+    size: tuple[int, int],
+    *children: Html | None,
+    title: str,
+    summary: str,
+    key: str,
+    **attributes: float,
+) -> Html:
     return h(
         "svg",
         h("title", title, id=f"{key}-title"),
@@ -224,6 +266,7 @@ def _svg(size: tuple[int, int], *children: Html | None, title: str, summary: str
         viewBox=f"0 0 {size[0]} {size[1]}",
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
+        **attributes,
     )
 
 
@@ -236,7 +279,7 @@ def _axes(area: Area, *, x_name: str, y_name: str) -> Html:
             h("line", x1=area.left, x2=area.right, y1=y, y2=y, cls="grid"),
             h("text", text, x=area.left - 6, y=y + 4, cls="tick end"),
         ]
-    for value, text in _ticks(*area.x):
+    for value, text in _log_ticks(*area.x) if area.log_x else _ticks(*area.x):
         x, _ = area.at(value, area.y[1])
         drawn += [
             h("line", x1=x, x2=x, y1=area.bottom, y2=area.bottom + 4, cls="axis"),
