@@ -76,7 +76,7 @@ def interface(module):
         name: {
             each: signatures(getattr(kind, each)) if callable(getattr(kind, each)) else None
             for each in dir(kind)
-            if not each.startswith("_") and each not in ("name", "value") or each == "__init__"
+            if (not each.startswith("_") and each not in ("name", "value")) or each == "__init__"
         }
         for name in CLASSES
         if (kind := getattr(module, name, None)) is not None

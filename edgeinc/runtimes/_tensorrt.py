@@ -91,9 +91,8 @@ class Bindings:
         self.version = str(module.__version__)
         self.errors: list[str] = []
         self._logger = _logger(module, self.errors)
-        self.typed = hasattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") if hasattr(
-            module, "NetworkDefinitionCreationFlag"
-        ) else True
+        flags = getattr(module, "NetworkDefinitionCreationFlag", None)  # lean versions only execute
+        self.typed = hasattr(flags, "STRONGLY_TYPED")
 
     # ------------------------------------------------------------------------------ building
 
@@ -351,5 +350,5 @@ def _fault(error: Any) -> str:
 
 def _advice(reason: str) -> str:
     if "memory" in reason.lower():
-        return "end other programs that use the GPU's memory; on a Jetson add swap or use a GB less"
+        return "end other programs that use the GPU; on a Jetson add swap and stop the desktop"
     return "repeat with -vv; `edgeinc build FILE --trt-check` tells whether the file is at fault"

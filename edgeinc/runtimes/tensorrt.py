@@ -22,7 +22,7 @@ import numpy.typing as npt
 from edgeinc import host
 from edgeinc.errors import MissingError, UsageError
 from edgeinc.runtimes import Availability, Runtime, Session
-from edgeinc.runtimes._cuda import TO_DEVICE, TO_HOST, Cuda, open_cuda
+from edgeinc.runtimes._cuda import TO_DEVICE, TO_HOST, open_cuda
 from edgeinc.runtimes._engine import check_fits, read_engine_card, this_machine
 from edgeinc.runtimes._tensorrt import Bindings
 
@@ -79,6 +79,7 @@ class TensorRTSession(Session):
     """
 
     runtime = "tensorrt"
+    _given: frozenset[str] = frozenset()
 
     def __init__(
         self, path: Path, *, device: str, threads: int, constants: Arrays | None = None
@@ -91,7 +92,11 @@ class TensorRTSession(Session):
         self._trt, self._cuda = trt, cuda
         self.provider = f"cuda:{index}" if index else "cuda"
         self.threads = threads or host.cores()
-        self.precision, self.size, self.step = card.precision, card.artifact.size, card.artifact.step
+        self.precision, self.size, self.step = (
+            card.precision,
+            card.artifact.size,
+            card.artifact.step,
+        )
         self.table, self.path, self.sha256 = card.artifact.table, path, card.sha256
         self.device_ms = 0.0
         with ExitStack() as release:
@@ -129,13 +134,15 @@ class TensorRTSession(Session):
             self._context.set_input_shape(IMAGES, shapes[IMAGES])
         self._image = self._pinned(shapes[IMAGES], release)
         self._ids = self._pinned(shapes[CLASSES], release)
+        for part in ("_image", "_ids"):  # views of memory that is gone after this
+            release.callback(self.__dict__.pop, part, None)
 
     def _pinned(self, shape: tuple[int, ...], release: ExitStack) -> npt.NDArray[np.uint8]:
         """An array in memory that the GPU copies from and to directly."""
         address = self._cuda.malloc_host(prod(shape))
         release.callback(self._cuda.free_host, address)
         memory = (ctypes.c_uint8 * prod(shape)).from_address(address)
-        return np.frombuffer(memory, np.uint8).reshape(shape)
+        return np.ctypeslib.as_array(memory).reshape(shape)
 
     def set_constants(self, constants: Arrays) -> None:
         """Replace inputs beside `images`; the next image is computed with them.
@@ -146,7 +153,7 @@ class TensorRTSession(Session):
         Raises:
             UsageError: An input never got a value, or one is unknown or of another type or shape.
         """
-        given = getattr(self, "_given", frozenset()) | constants.keys()
+        given = self._given | constants.keys()
         if given != self._constants:
             missing, unknown = self._constants - given, given - self._constants
             said = [f"{n} has no value" for n in sorted(missing)]
