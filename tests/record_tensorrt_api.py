@@ -73,14 +73,20 @@ def signatures(function):
 def interface(module):
     """Class -> its public attributes -> parameter names per overload; None: not a function."""
     return {
-        name: {
-            each: signatures(getattr(kind, each)) if callable(getattr(kind, each)) else None
-            for each in dir(kind)
-            if (not each.startswith("_") and each not in ("name", "value")) or each == "__init__"
-        }
+        name: {each: _kind(getattr(kind, each)) for each in dir(kind) if _counts(kind, each)}
         for name in CLASSES
         if (kind := getattr(module, name, None)) is not None
     }
+
+
+def _counts(kind, attribute):
+    if hasattr(kind, "__members__"):  # an enum: its members, not what every enum has
+        return attribute in kind.__members__
+    return attribute == "__init__" or not attribute.startswith("_")
+
+
+def _kind(attribute):
+    return signatures(attribute) if callable(attribute) else None
 
 
 def real(library, major):

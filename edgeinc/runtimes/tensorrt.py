@@ -120,7 +120,9 @@ class TensorRTSession(Session):
         self._tensors = {t.name: t for t in trt.tensors(self._engine)}
         self._addresses: dict[str, int] = {}
         self._limits = {
-            t.name: trt.limits(self._engine, t.name) for t in self._tensors.values() if t.input
+            t.name: trt.limits(self._engine, t.name) if -1 in t.shape else (t.shape, t.shape)
+            for t in self._tensors.values()
+            if t.input
         }
         self._constants = {n for n, t in self._tensors.items() if t.input and n != IMAGES}
         shapes = {IMAGES: (1, *self.size, 3), CLASSES: (1, *self.size)}
