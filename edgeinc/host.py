@@ -118,5 +118,5 @@ def nvidia_driver(version: Path = Path("/proc/driver/nvidia/version")) -> str:
     if not version.exists():
         return ""
     text = version.read_text(encoding="utf-8", errors="replace")
-    found = re.search(r"Kernel Module\D*?(\d+\.\d+(?:\.\d+)?)", text)
+    found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return found[1] if found else ""

@@ -61,13 +61,19 @@ FUNCTIONS = (
 
 
 def signatures(function):
-    """Parameter names of every overload, as the docstring of a pybind11 function lists them."""
+    """Parameters of every overload, from the docstring of a pybind11 function: `name`, or `name=`
+    where there is a default.
+    """
     found = re.findall(
         rf"^(?:\d+\. )?{function.__name__}\((.*)\) -> ", function.__doc__ or "", re.MULTILINE
     )
-    return [
-        [name for name in re.findall(r"(?:^|, )(\w+): ", text) if name != "self"] for text in found
-    ]
+    return [_parameters(text) for text in found]
+
+
+def _parameters(text):
+    parts = re.split(r"(?:^|, )(\w+): ", text)
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return [f"{name}=" if " = " in kind else name for name, kind in pairs if name != "self"]
 
 
 def interface(module):
