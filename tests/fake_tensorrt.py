@@ -93,8 +93,13 @@ def interface(version, cudart, settings):
 
     DataType, BuilderFlag, MemoryPoolType, TensorIOMode, NetworkDefinitionCreationFlag = map(
         enumeration,
-        ("DataType", "BuilderFlag", "MemoryPoolType", "TensorIOMode",
-         "NetworkDefinitionCreationFlag"),
+        (
+            "DataType",
+            "BuilderFlag",
+            "MemoryPoolType",
+            "TensorIOMode",
+            "NetworkDefinitionCreationFlag",
+        ),
     )
 
     class ILogger:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from engines import (
     VERSIONS,
     classifier,
     expected,
-    machine,  # noqa: F401
     scenes,
     write_artifact,
 )
@@ -63,7 +63,7 @@ class Notes:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_engine_is_built_beside_its_file_and_described(version, artifact, machine):  # noqa: F811
+def test_an_engine_is_built_beside_its_file_and_described(version, artifact, machine):
     machine(version)
     result = build(artifact)
     engine = artifact.with_suffix(".engine")
@@ -85,7 +85,7 @@ def test_an_engine_is_built_beside_its_file_and_described(version, artifact, mac
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_precision_comes_from_the_file_except_on_8(version, tmp_path, machine):  # noqa: F811
+def test_precision_comes_from_the_file_except_on_8(version, tmp_path, machine):
     machine(version)
     told = header(build(write_artifact(tmp_path, precision="fp16")))
     assert told["typed"] is (not version.startswith("8."))
@@ -93,20 +93,20 @@ def test_precision_comes_from_the_file_except_on_8(version, tmp_path, machine): 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_weight_can_be_kept_replaceable(version, artifact, machine):  # noqa: F811
+def test_every_weight_can_be_kept_replaceable(version, artifact, machine):
     machine(version)
     assert header(build(artifact, refit="all"))["flags"] == ["REFIT"]
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_only_the_head_can_be_kept_replaceable_from_10_on(version, artifact, machine):  # noqa: F811
+def test_only_the_head_can_be_kept_replaceable_from_10_on(version, artifact, machine):
     machine(version)
     told = header(build(artifact, refit="head"))
     assert told["flags"] == ["REFIT_INDIVIDUAL"]
     assert sorted(told["refittable"]) == ["head.bias", "head.weight"]
 
 
-def test_what_8_cannot_do_is_refused_with_the_way_out(artifact, machine):  # noqa: F811
+def test_what_8_cannot_do_is_refused_with_the_way_out(artifact, machine):
     machine("8.6.1")
     with pytest.raises(UsageError, match=r"TensorRT 10, here is 8\.6\.1") as caught:
         build(artifact, refit="head")
@@ -115,7 +115,7 @@ def test_what_8_cannot_do_is_refused_with_the_way_out(artifact, machine):  # noq
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_dynamic_head_is_bounded_by_a_profile(version, tmp_path, machine):  # noqa: F811
+def test_a_dynamic_head_is_bounded_by_a_profile(version, tmp_path, machine):
     machine(version)
     result = build(write_artifact(tmp_path, head=True), max_rows=7)
     assert header(result)["profile"] == {
@@ -125,7 +125,7 @@ def test_a_dynamic_head_is_bounded_by_a_profile(version, tmp_path, machine):  # 
     assert result.card.inputs["head_bias"].max == (7,)
 
 
-def test_a_file_with_more_classes_than_the_default_bound_sets_its_own(tmp_path, machine):  # noqa: F811
+def test_a_file_with_more_classes_than_the_default_bound_sets_its_own(tmp_path, machine):
     machine("10.16.1")
     result = build(write_artifact(tmp_path, head=True), max_rows=2)
     assert result.card.inputs["head_bias"].max == (3,)
@@ -134,21 +134,23 @@ def test_a_file_with_more_classes_than_the_default_bound_sets_its_own(tmp_path, 
 @pytest.mark.parametrize(
     ("settings", "share"), [({}, 0.8), ({"integrated": 1}, 0.5)], ids=["desktop", "jetson"]
 )
-def test_kernels_may_use_a_share_of_the_free_memory(settings, share, artifact, machine, monkeypatch):  # noqa: F811
+def test_kernels_may_use_a_share_of_the_free_memory(
+    settings, share, artifact, machine, monkeypatch
+):
     machine("10.16.1", free=1 << 30, **settings)
     result = build(artifact)
     assert header(result)["pools"] == {"WORKSPACE": result.card.workspace_bytes}
     assert result.card.workspace_bytes == int(share * (1 << 30))
 
 
-def test_timings_are_used_again_but_not_by_another_version(artifact, machine):  # noqa: F811
+def test_timings_are_used_again_but_not_by_another_version(artifact, machine):
     machine("10.16.1")
     assert [build(artifact).card.timing_cache for _ in range(2)] == ["new", "used"]
     machine("11.4.0")
     assert build(artifact).card.timing_cache == "new"
 
 
-def test_timings_that_are_damaged_are_replaced(artifact, machine, tmp_path):  # noqa: F811
+def test_timings_that_are_damaged_are_replaced(artifact, machine, tmp_path):
     machine("10.16.1")
     build(artifact)
     (file,) = (tmp_path / "cache" / "tensorrt").iterdir()
@@ -174,7 +176,11 @@ def test_timings_that_are_damaged_are_replaced(artifact, machine, tmp_path):  # 
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_build_that_fails_is_one_clear_line_and_leaves_nothing(
-    settings, kind, words, artifact, machine  # noqa: F811
+    settings,
+    kind,
+    words,
+    artifact,
+    machine,
 ):
     machine("10.16.1", **settings)
     with pytest.raises(kind, match=words) as caught:
@@ -188,7 +194,7 @@ def test_a_build_that_fails_is_one_clear_line_and_leaves_nothing(
     ]
 
 
-def test_a_build_that_fails_leaves_the_earlier_engine_as_it_was(artifact, machine):  # noqa: F811
+def test_a_build_that_fails_leaves_the_earlier_engine_as_it_was(artifact, machine):
     machine("10.16.1")
     before = Path(build(artifact).path).read_bytes()
     machine("10.16.1", die=int(signal.SIGKILL))
@@ -199,15 +205,15 @@ def test_a_build_that_fails_leaves_the_earlier_engine_as_it_was(artifact, machin
     open_artifact(artifact.with_suffix(".engine")).close()
 
 
-@pytest.mark.skipif("not __import__('pathlib').Path('/proc/self/statm').exists()")
-def test_a_build_that_eats_memory_is_stopped(artifact, machine):  # noqa: F811
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell")
+def test_a_build_that_eats_memory_is_stopped(artifact, machine):
     machine("10.16.1", eat=400)
     with pytest.raises(EdgeincError, match="more than 300 MB") as caught:
         build(artifact, memory_mb=300)
     assert "--memory" in caught.value.hint
 
 
-def test_a_long_build_shows_its_phase(artifact, machine):  # noqa: F811
+def test_a_long_build_shows_its_phase(artifact, machine):
     machine("10.16.1", hang=2)
     progress = Notes()
     build(artifact, progress=progress)
@@ -216,7 +222,7 @@ def test_a_long_build_shows_its_phase(artifact, machine):  # noqa: F811
 
 
 def test_without_tensorrt_it_says_how_to_get_it(artifact):
-    if __import__("importlib.util").util.find_spec("tensorrt"):
+    if find_spec("tensorrt"):
         pytest.skip("TensorRT is here")
     with pytest.raises(MissingError, match="tensorrt is not installed") as caught:
         build(artifact)
@@ -233,6 +239,49 @@ def test_what_cannot_be_built_is_refused(artifact, tmp_path):
     artifact.write_bytes(artifact.read_bytes() + b" ")
     with pytest.raises(EdgeincError, match="not the file its card describes"):
         build(artifact)
+
+
+# ---------------------------------------------------------------------------------- command
+
+
+def command(capsys, *words):
+    """(exit code, what `--json` printed, what went to standard error)."""
+    from edgeinc.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["build", *map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    return ended.value.code, json.loads(out) if out else None, err
+
+
+def test_the_command_builds(artifact, machine, capsys):
+    machine("10.16.1")
+    code, result, _ = command(
+        capsys, artifact, "--refit", "all", "-o", artifact.parent / "a.engine"
+    )
+    assert code == 0
+    assert result["path"] == str(artifact.parent / "a.engine")
+    assert (result["card"]["refit"], result["card"]["file"]) == ("all", "a.engine")
+
+
+def test_the_command_ends_with_4_without_tensorrt(artifact, capsys):
+    if find_spec("tensorrt"):
+        pytest.skip("TensorRT is here")
+    code, _, err = command(capsys, artifact)
+    assert code == 4
+    assert "edgeinc[trt]" in json.loads(err)["error"]["hint"]
+
+
+def test_the_command_checks_and_ends_with_3_when_the_file_is_refused(artifact, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    code, result, _ = command(capsys, artifact, "--trt-check")
+    assert (code, result["ok"]) == (0, True)
+    artifact.write_bytes(b"junk")
+    card = json.loads(artifact.with_suffix(".json").read_text(encoding="utf-8"))
+    artifact.with_suffix(".json").write_text(json.dumps({**card, "sha256": sha256(artifact)}))
+    code, result, err = command(capsys, artifact, "--trt-check")
+    assert (code, result["ok"]) == (3, False)
+    assert "cannot read" in json.loads(err)["error"]["message"]
 
 
 # ---------------------------------------------------------------------------------- names
@@ -331,7 +380,7 @@ def test_without_tensorrt_rtx_it_says_how_to_get_it(python, artifact):
     assert done.stdout == 'tensorrt_rtx is not installed|pip install "edgeinc[trtcheck]"\n'
 
 
-def test_an_engine_computes_what_its_file_says(artifact, machine):  # noqa: F811
+def test_an_engine_computes_what_its_file_says(artifact, machine):
     machine("11.4.0")
     with open_artifact(build(artifact).path) as session:
         assert np.array_equal(session.run(scenes()), expected(scenes(), *classifier(3)))

@@ -85,7 +85,7 @@ def test_memory_that_is_used_up(cuda):
 
 
 def test_any_other_fault_has_cudas_own_name_for_it(cuda):
-    with pytest.raises(EdgeincError, match="cudaErrorInvalidValue.*cudaFree"):
+    with pytest.raises(EdgeincError, match=r"cudaErrorInvalidValue.*cudaFree"):
         cuda.free(12345)
 
 

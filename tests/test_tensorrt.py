@@ -1,6 +1,8 @@
 """Engines run what was exported, on the machine they were built on, and nothing else."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from engines import (
     classifier,
     expected,
     loaded,
-    machine,  # noqa: F401
     scenes,
     write_artifact,
 )
@@ -25,16 +26,14 @@ from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes.tensorrt import TensorRT, TensorRTSession
 
 
-def built(folder, machine, version="10.16.1", *, head=False, **settings):  # noqa: F811
+def built(folder, machine, version="10.16.1", *, head=False, **settings):
     machine(version, **settings)
     path = write_artifact(folder, head=head)
-    from pathlib import Path
-
     return Path(build(path, max_rows=8).path)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_engine_decides_as_its_file_does(version, tmp_path, machine):  # noqa: F811
+def test_an_engine_decides_as_its_file_does(version, tmp_path, machine):
     engine = built(tmp_path, machine, version)
     images = scenes(4)
     wide = np.repeat(images, 2, axis=2)[:, :, ::2]  # the same, not contiguous
@@ -50,7 +49,7 @@ def test_an_engine_decides_as_its_file_does(version, tmp_path, machine):  # noqa
             session.run(images[:, :-1])
 
 
-def test_a_session_says_what_it_is(tmp_path, machine):  # noqa: F811
+def test_a_session_says_what_it_is(tmp_path, machine):
     engine = built(tmp_path, machine)
     with open_artifact(engine, threads=2) as session:
         assert (session.runtime, session.provider, session.precision) == (
@@ -64,7 +63,7 @@ def test_a_session_says_what_it_is(tmp_path, machine):  # noqa: F811
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_everything_on_the_gpu_is_given_back(version, tmp_path, machine):  # noqa: F811
+def test_everything_on_the_gpu_is_given_back(version, tmp_path, machine):
     engine = built(tmp_path, machine, version)
     session = open_artifact(engine)
     session.run(scenes())
@@ -76,7 +75,7 @@ def test_everything_on_the_gpu_is_given_back(version, tmp_path, machine):  # noq
     assert (cudart.memory, cudart.streams, cudart.events) == ({}, {}, {})
 
 
-def test_what_was_taken_is_given_back_when_opening_fails(tmp_path, machine):  # noqa: F811
+def test_what_was_taken_is_given_back_when_opening_fails(tmp_path, machine):
     engine = built(tmp_path, machine, head=True)
     with pytest.raises(UsageError, match="head_bias has no value"):
         open_artifact(engine)
@@ -88,7 +87,7 @@ def test_what_was_taken_is_given_back_when_opening_fails(tmp_path, machine):  # 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_head_is_replaced_without_a_build(version, tmp_path, machine):  # noqa: F811
+def test_the_head_is_replaced_without_a_build(version, tmp_path, machine):
     engine = built(tmp_path, machine, version, head=True)
     images = scenes()
     first, second = classifier(3, seed=0), classifier(5, seed=7)
@@ -118,7 +117,7 @@ def test_the_head_is_replaced_without_a_build(version, tmp_path, machine):  # no
         ("tail", np.zeros(3, np.float32), "no input tail"),
     ],
 )
-def test_a_head_that_does_not_fit_changes_nothing(name, array, words, tmp_path, machine):  # noqa: F811
+def test_a_head_that_does_not_fit_changes_nothing(name, array, words, tmp_path, machine):
     engine = built(tmp_path, machine, head=True)
     weight, bias = classifier(3)
     given = {"head_weight": weight, "head_bias": bias}
@@ -139,17 +138,17 @@ def refused(engine, words):
     assert "\n" not in caught.value.message
     assert str(engine) in caught.value.message
     assert caught.value.hint == f"edgeinc build {engine.with_suffix('.onnx')}"
-    module = __import__("sys").modules.get("tensorrt")
+    module = sys.modules.get("tensorrt")
     assert module is None or module.deserialised == []
 
 
-def test_an_engine_without_sidecar_is_not_touched(tmp_path, machine):  # noqa: F811
+def test_an_engine_without_sidecar_is_not_touched(tmp_path, machine):
     engine = built(tmp_path, machine)
     sidecar_path(engine).unlink()
     refused(engine, "has no step-0.fp32.engine.json")
 
 
-def test_an_engine_that_was_changed_is_not_touched(tmp_path, machine):  # noqa: F811
+def test_an_engine_that_was_changed_is_not_touched(tmp_path, machine):
     engine = built(tmp_path, machine)
     engine.write_bytes(engine.read_bytes()[:-1] + b"!")
     refused(engine, "is not the engine")
@@ -165,19 +164,19 @@ def test_an_engine_that_was_changed_is_not_touched(tmp_path, machine):  # noqa: 
     ],
     ids=["tensorrt", "gpu", "capability", "driver"],
 )
-def test_an_engine_of_another_machine_is_not_touched(version, settings, words, tmp_path, machine):  # noqa: F811
+def test_an_engine_of_another_machine_is_not_touched(version, settings, words, tmp_path, machine):
     engine = built(tmp_path, machine)
     machine(version, **settings)
     refused(engine, words)
 
 
-def test_all_differences_are_in_one_line(tmp_path, machine):  # noqa: F811
+def test_all_differences_are_in_one_line(tmp_path, machine):
     engine = built(tmp_path, machine)
     machine("11.4.0", name="Orin")
     refused(engine, "TensorRT.*; .*GPU")
 
 
-def test_another_release_of_l4t_or_an_older_driver_is_refused(tmp_path, machine, monkeypatch):  # noqa: F811
+def test_another_release_of_l4t_or_an_older_driver_is_refused(tmp_path, machine, monkeypatch):
     engine = built(tmp_path, machine)
     card = json.loads(sidecar_path(engine).read_text(encoding="utf-8"))
     card["machine"].update(l4t="36.4.0", driver="550.54.14")
@@ -190,13 +189,13 @@ def test_another_release_of_l4t_or_an_older_driver_is_refused(tmp_path, machine,
     open_artifact(engine).close()
 
 
-def test_a_newer_driver_runs_what_an_older_one_built(tmp_path, machine):  # noqa: F811
+def test_a_newer_driver_runs_what_an_older_one_built(tmp_path, machine):
     engine = built(tmp_path, machine)
     machine("10.16.1", driver=13000)
     open_artifact(engine).close()
 
 
-def test_an_engine_of_an_earlier_export_is_refused(tmp_path, machine):  # noqa: F811
+def test_an_engine_of_an_earlier_export_is_refused(tmp_path, machine):
     engine = built(tmp_path, machine)
     write_artifact(tmp_path, weights="another")
     refused(engine, "has other weights now")
@@ -207,7 +206,7 @@ def test_an_engine_of_an_earlier_export_is_refused(tmp_path, machine):  # noqa: 
 # ---------------------------------------------------------------------------------- faults
 
 
-def test_what_tensorrt_says_about_an_engine_is_passed_on(tmp_path, machine):  # noqa: F811
+def test_what_tensorrt_says_about_an_engine_is_passed_on(tmp_path, machine):
     """An engine whose sidecar fits and whose content does not."""
     engine = built(tmp_path, machine)
     head, _, content = engine.read_bytes().partition(b"\n")
@@ -221,20 +220,20 @@ def test_what_tensorrt_says_about_an_engine_is_passed_on(tmp_path, machine):  # 
 
 
 @pytest.mark.parametrize("device", ["cpu", "tpu", "cuda:x", "auto:0", ""])
-def test_another_device_is_refused(device, tmp_path, machine):  # noqa: F811
+def test_another_device_is_refused(device, tmp_path, machine):
     engine = built(tmp_path, machine)
     with pytest.raises(MissingError, match="device") as caught:
         open_artifact(engine, device=device)
     assert caught.value.hint
 
 
-def test_a_gpu_that_is_not_here_is_never_replaced(tmp_path, machine):  # noqa: F811
+def test_a_gpu_that_is_not_here_is_never_replaced(tmp_path, machine):
     engine = built(tmp_path, machine)
     with pytest.raises(MissingError, match="no GPU 3"):
         open_artifact(engine, device="cuda:3")
 
 
-def test_a_tensorrt_whose_library_is_gone_is_told_from_none(tmp_path, machine):  # noqa: F811
+def test_a_tensorrt_whose_library_is_gone_is_told_from_none(tmp_path, machine):
     engine = built(tmp_path, machine)
     site = next(tmp_path.glob("site"))
     (site / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open')")
@@ -242,11 +241,11 @@ def test_a_tensorrt_whose_library_is_gone_is_told_from_none(tmp_path, machine): 
         TensorRT.open(engine)
 
 
-def test_its_version_is_found_without_importing_it(machine):  # noqa: F811
+def test_its_version_is_found_without_importing_it(machine):
     machine("10.16.1")
     state = TensorRT.availability()
     assert (state.ok, state.version) == (True, "10.16.1")
-    assert "tensorrt" not in __import__("sys").modules
+    assert "tensorrt" not in sys.modules
 
 
 # ---------------------------------------------------------------------------------- this machine
