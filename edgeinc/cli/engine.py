@@ -136,4 +136,4 @@ def show_check(ui: Ui, result: EngineCheck) -> None:
     )
     failed = [result.error] if result.error else []
     failed += [f"{row.target}: {row.status}" for row in result.builds if row.status != "ok"]
-    ui.gate(failed, hint="no TensorRT will take this file: export it again, or report it")
+    ui.gate(failed, hint="TensorRT is likely to refuse it, too: export it again, or report it")

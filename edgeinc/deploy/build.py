@@ -40,8 +40,11 @@ from edgeinc.schema import (
     to_json,
 )
 
-TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120")
-"""GPU generations that `check` builds for: Turing, Ampere (two), Ada and Blackwell."""
+TARGETS = ("SM80", "SM86", "SM89", "SM120")
+"""GPU generations that `check` builds for: Ampere (two), Ada and Blackwell.
+
+Turing (SM75) is left out: there TensorRT for RTX has no fp32 matrix product, which TensorRT has.
+"""
 MAX_ROWS = 64
 """Classes an engine with a dynamic head takes, unless told otherwise."""
 CHILD = "edgeinc.deploy._build_child"
