@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu lint types fix bench-camvid bench-train build clean
+.PHONY: help demo test test-slow test-gpu tensorrt lint types fix bench-camvid bench-train build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -25,8 +25,11 @@ test: lint types $(READY) ## the whole gate: style, types, layers, tests
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/pytest -m slow --timeout 3600
 
-test-gpu: $(READY) ## the tests that need a CUDA device or TensorRT
-	$(BIN)/pytest -m "gpu or tensorrt"
+test-gpu: $(READY) ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+tensorrt: $(READY) ## the tests on TensorRT and a GPU, with a report for an issue
+	$(BIN)/python tests/tensorrt_report.py
 
 lint: $(READY) ## style and layers
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/lint-imports

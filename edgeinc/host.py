@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,3 +92,31 @@ def memory_bytes() -> int:
     if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
         return 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_memory_bytes() -> int:
+    """Memory that programs can still get, caches given back; 0 where the system does not tell."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return 0
+
+
+def l4t(release: Path = Path("/etc/nv_tegra_release")) -> str:
+    """The release of Linux for Tegra (`36.4.3`) on a Jetson, "" elsewhere."""
+    if not release.exists():
+        return ""
+    text = release.read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def nvidia_driver(version: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """The version of NVIDIA's kernel driver (`550.54.14`), "" where the system does not tell."""
+    if not version.exists():
+        return ""
+    text = version.read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return found[1] if found else ""

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from engines import machine  # noqa: F401  # a fixture of several files
 
 REPOSITORY = Path(__file__).parents[1]
 

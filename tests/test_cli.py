@@ -85,7 +85,8 @@ def run_folder(tmp_path):
 
 def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
-        *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "bench"),
+        *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "build"),
+        "bench",
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),

@@ -52,6 +52,7 @@ for _module in (
     "invert",
     "look",
     "ship",
+    "engine",
     "measure",
     "info",
     "data",

@@ -32,6 +32,7 @@ def recipe(card: ArtifactCard) -> dict[str, Any]:
     height, width = card.size
     engine = Path(card.file).with_suffix(".engine").name
     build = f"trtexec --onnx={card.file} --saveEngine={engine}"
+    half = " --fp16" if card.precision == "fp16" else ""
     return {
         "schema_version": SCHEMA_VERSION,
         "onnx": card.file,
@@ -40,16 +41,17 @@ def recipe(card: ArtifactCard) -> dict[str, Any]:
         "inputs": {"images": {"dtype": "uint8", "shape": [1, height, width, 3]}},
         "outputs": {"classes": {"dtype": "uint8", "shape": [1, height, width]}},
         "strongly_typed": {"8": False, "10": True, "11": True},
+        "build": f"edgeinc build {card.file}",
         "commands": {
-            "8.6": build,
+            "8.6": f"{build}{half}",
             "10": f"{build} --stronglyTyped",
             "11": build,
         },
         "notes": [
-            "Build on the device that runs the engine; keep the ONNX file beside it.",
-            "TensorRT 11 is always strongly typed: it computes in the types of the ONNX file.",
-            "fp16: TensorRT 8.6 takes --fp16 with this file; 10 and 11 need an ONNX file whose "
-            "types are fp16, which this version of edgeinc does not export.",
+            "Build on the device that runs the engine; keep the ONNX file and its card beside it.",
+            "`edgeinc build` writes the sidecar that edgeinc checks before it opens an engine; "
+            "trtexec does not, so its engines are for other programs.",
+            "TensorRT 10 and 11 compute in the types of the ONNX file; 8.6 takes flags.",
         ],
     }
 
@@ -63,10 +65,7 @@ def engine_note(version: str) -> str:
     """Why there is no engine, and how to go on."""
     if not version:
         return (
-            "TensorRT is not importable here, so no engine was built: copy the .onnx and the "
-            ".trt.json to the device and run the command in it"
+            "TensorRT is not importable here, so no engine was built: copy the .onnx, its .json "
+            "and the .trt.json to the device and run `edgeinc build` there"
         )
-    return (
-        f"TensorRT {version} is here, but this version of edgeinc does not build the engine: "
-        "run the command in the .trt.json"
-    )
+    return f"TensorRT {version} is here: `edgeinc build` makes the engine"

@@ -35,7 +35,19 @@ def _onnx(run: Path) -> Path:
     return Path(export(run).path)
 
 
-ARTIFACTS: dict[str, Callable[[Path], Path]] = {"torch": _step, "onnxruntime": _onnx}
+def _engine(run: Path) -> Path:
+    from edgeinc.deploy.build import build
+
+    return Path(build(_onnx(run)).path)
+
+
+ARTIFACTS: dict[str, Callable[[Path], Path]] = {
+    "torch": _step,
+    "onnxruntime": _onnx,
+    "tensorrt": _engine,
+}
+ON_GPU = ("tensorrt",)
+"""Runtimes that never compute on the CPU; `make tensorrt` tests them where there is a GPU."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,6 +115,8 @@ def plugin(name):
 def artifact(name, plugin, run, artifacts):
     if not plugin.availability().ok:
         pytest.skip(plugin.availability().reason)
+    if name in ON_GPU:
+        pytest.skip(f"{name} computes on a GPU only")
     if name not in artifacts:
         artifacts[name] = ARTIFACTS[name](run)
     return artifacts[name]
