@@ -38,6 +38,12 @@ class MissingError(EdgeincError):
     exit_code = 4
 
 
+class UpdateError(EdgeincError):
+    """A new file was refused; what was served before still is."""
+
+    exit_code = 5
+
+
 class Interrupted(EdgeincError):
     """The user stopped the work; what was done is saved."""
 

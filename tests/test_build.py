@@ -17,11 +17,11 @@ from engines import (
     write_artifact,
 )
 
-from edgeinc.deploy._initializers import head_weights, initializer_names
 from edgeinc.deploy.build import build, check
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.runs import sha256
 from edgeinc.runtimes import open_artifact
+from edgeinc.runtimes._onnx_file import head_weights, initializer_names
 from edgeinc.schema import EngineCard, from_json
 
 

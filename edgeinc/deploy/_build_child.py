@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeinc import host
-from edgeinc.deploy._initializers import head_weights
 from edgeinc.errors import EdgeincError, MissingError
 from edgeinc.runs import write_atomic
 from edgeinc.runtimes._cuda import Cuda, open_cuda
 from edgeinc.runtimes._engine import this_machine
+from edgeinc.runtimes._onnx_file import head_weights
 from edgeinc.runtimes._tensorrt import Bindings, Network
 from edgeinc.runtimes.tensorrt import load_tensorrt
 from edgeinc.schema import InputShapes, Machine, to_dict

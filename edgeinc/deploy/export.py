@@ -26,13 +26,14 @@ from edgeinc.deploy._form import CAPACITY, GATES, Form, form_of, inputs, outputs
 from edgeinc.deploy._parity import compare
 from edgeinc.deploy._probe import run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
-from edgeinc.deploy.topology import topology_sha256
-from edgeinc.errors import MissingError, UsageError
+from edgeinc.deploy.topology import body_sha256, topology_sha256
+from edgeinc.errors import MissingError, RunError, UsageError
 from edgeinc.progress import SILENT, Progress, Task
 from edgeinc.registry import load
 from edgeinc.runs import Run, open_run, write_atomic
 from edgeinc.runtimes import Session
 from edgeinc.runtimes._card import card_path, read_card, to_metadata
+from edgeinc.runtimes._golden import ask
 from edgeinc.runtimes._head import encode
 from edgeinc.schema import (
     ArtifactCard,
@@ -95,7 +96,7 @@ def export(
 
     Raises:
         UsageError: No such run or step, or a precision or file name that is not supported.
-        RunError: The step is unfinished or its weights were changed.
+        RunError: The step is unfinished, its weights were changed, or hold NaN.
         MissingError: The exporter's packages, or TensorRT where it is required, are not here.
         DataError: The data asked for cannot be read.
     """
@@ -148,6 +149,12 @@ def _build(
     from edgeinc.runtimes.torch import TorchSession
 
     network = TorchSession(run.folder(info.index), device="cpu", threads=0)
+    for name, values in network.model.state_dict().items():
+        if not values.isfinite().all():
+            raise RunError(
+                f"{name} of step {info.index} holds values that are not finite",
+                hint="train the step again; a lower --lr often helps",
+            )
     graph = to_onnx(network.model, run.info.size, form)
     onnx.checker.check_model(graph, full_check=True)
     weight, bias = head_of(network.model, form)
@@ -156,11 +163,12 @@ def _build(
     if form.head == "dynamic":
         metadata |= encode(weight, bias)
     onnx.helper.set_model_props(graph, metadata)
-    content = graph.SerializeToString(deterministic=True)
     task.advance(note="graph")
-    card = replace(card, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-    parity, note = _parity(network, content, images, GATES[form.precision], task)
-    return content, replace(card, parity=parity), note
+    parity, golden, note = _parity(network, graph, images, GATES[form.precision], task)
+    onnx.helper.set_model_props(graph, {**metadata, **golden})
+    content = graph.SerializeToString(deterministic=True)
+    digest = hashlib.sha256(content).hexdigest()
+    return content, replace(card, sha256=digest, bytes=len(content), parity=parity), note
 
 
 def _card(
@@ -200,22 +208,24 @@ def _card(
         head_shape=(rows, positions, channels),
         batch=form.batch,
         answer=form.answer,
+        body_sha256=body_sha256(graph),
     )
 
 
 def _parity(
-    network: Session, content: bytes, images: Sequence[Image], gate: float, task: Task
-) -> tuple[Parity | None, str]:
-    """Compare the file's content with the network, before it gets a name."""
+    network: Session, graph: onnx.ModelProto, images: Sequence[Image], gate: float, task: Task
+) -> tuple[Parity | None, dict[str, str], str]:
+    """Compare a graph with the network, before it gets a name, and ask it its golden question."""
     runtime = load("runtimes", "onnxruntime")
     state = runtime.availability()
     if not state.ok:
-        return None, f"not compared with torch: {state.reason} ({state.fix})"
+        return None, {}, f"not compared with torch: {state.reason} ({state.fix})"
     with TemporaryDirectory() as folder:
         candidate = Path(folder) / "candidate.onnx"
-        candidate.write_bytes(content)
+        candidate.write_bytes(graph.SerializeToString())
         with runtime.open(candidate, device="cpu") as session:
-            return compare(network, session, images, gate=gate, task=task), ""
+            parity = compare(network, session, images, gate=gate, task=task)
+            return parity, ask(session.run, session.size), ""
 
 
 def _write(path: Path, content: bytes, card: ArtifactCard) -> tuple[Path, ArtifactCard]:

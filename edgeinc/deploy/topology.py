@@ -43,6 +43,18 @@ def topology_sha256(model: onnx.ModelProto) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def body_sha256(model: onnx.ModelProto) -> str:
+    """Hash of names and values of all initializers, hexadecimal.
+
+    Where the classifier is an input of the graph, this is the hash of everything else.
+    """
+    digest = hashlib.sha256()
+    for tensor in sorted(model.graph.initializer, key=lambda t: t.name):
+        digest.update(tensor.name.encode() + b"\0")
+        digest.update(_content(tensor).encode())
+    return digest.hexdigest()
+
+
 def _graph(graph: onnx.GraphProto) -> dict[str, Any]:
     if graph.sparse_initializer:
         raise ValueError("a graph with sparse initializers has no topology hash")

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from edgeinc import registry
 from edgeinc.errors import MissingError, UsageError
 from edgeinc.runs import open_run
-from edgeinc.schema import ClassTable, Size
+from edgeinc.schema import ClassTable, Size, UpdateResult, Way
 
 __all__ = ["Availability", "Runtime", "Session", "open_artifact"]
 
@@ -114,6 +114,33 @@ class Session(ABC):
             hint="evaluate the run instead: edgeinc eval RUN --per-task",
         )
 
+    def update(self, path: str | os.PathLike[str], *, at_most: Way = "reload") -> UpdateResult:
+        """Serve another file from the next call on, by the cheapest way there is.
+
+        Calls in other threads go on meanwhile; each is computed by the old file or by the new one.
+
+        Args:
+            path: The new file; sizes, batch and kind of answer are those of the old one.
+            at_most: The dearest way that is allowed.
+
+        Raises:
+            UpdateError: The file was refused; the old one still serves.
+            UsageError: There is no such file.
+            MissingError: This runtime cannot exchange what it serves.
+        """
+        raise MissingError(
+            f"the {self.runtime} runtime cannot exchange what it serves",
+            hint="open the new file as a session of its own",
+        )
+
+    def rollback(self) -> None:
+        """Serve again what was served before the newest update; twice brings that back.
+
+        Raises:
+            UsageError: There was no update.
+        """
+        raise UsageError("there is nothing to go back to", hint="no update was made")
+
     def close(self) -> None:
         """Release what the session holds."""
 
@@ -153,6 +180,11 @@ class Runtime(ABC):
     @abstractmethod
     def availability(cls) -> Availability:
         """Look for the runtime on this machine, cheaply and without side effects."""
+
+    @classmethod
+    def ways(cls) -> tuple[Way, ...]:
+        """How a session of it can come to serve another file, the cheapest first."""
+        return ("rebuild",)
 
     @classmethod
     @abstractmethod

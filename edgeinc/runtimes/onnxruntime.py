@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinc import host
-from edgeinc.errors import EdgeincError, MissingError
+from edgeinc.errors import EdgeincError, MissingError, UpdateError
 from edgeinc.runtimes import Availability, Runtime, Session
-from edgeinc.runtimes._card import (
-    CLASSES,
-    IMAGES,
-    LOGITS,
-    card_path,
-    from_metadata,
-    read_card,
-    verified,
-)
-from edgeinc.runtimes._head import decode
+from edgeinc.runtimes._card import CLASSES, IMAGES, LOGITS, verified
+from edgeinc.runtimes._head import Rows, decode
+from edgeinc.runtimes._update import Candidate, Updatable, read_candidate
+from edgeinc.schema import Way
 
 ERRORS_ONLY = 3
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+FLOATS = (1, 10, 11)
+"""`TensorProto.DataType` of weights: float, half and double."""
 INSTALL = 'pip install "edgeinc[cpu]"'
 REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu, then "
 
@@ -59,6 +57,11 @@ class OnnxRuntime(Runtime):
         return Availability(True, version=cpu or gpu)
 
     @classmethod
+    def ways(cls) -> tuple[Way, ...]:
+        """Weights are exchanged with onnx, where that is installed."""
+        return ("head", "weights", "reload") if find_spec("onnx") else ("head", "reload")
+
+    @classmethod
     def open(cls, path: Path, *, device: str = "auto", threads: int = 0) -> Session:
         """Open an exported file; its hash is verified where the card lies beside it.
 
@@ -69,63 +72,128 @@ class OnnxRuntime(Runtime):
         return OnnxSession(path, device=device, threads=threads)
 
 
-class OnnxSession(Session):
+@dataclass(frozen=True)
+class _Live:
+    """All that an answer depends on, exchanged as one."""
+
+    session: Any
+    rows: Rows
+    most: int
+    fewest: int
+    as_float: bool
+    answers: tuple[str, ...]
+    classes: int
+
+
+class OnnxSession(Updatable):
     """An exported file, opened."""
 
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, *, device: str, threads: int) -> None:
-        card = verified(path, read_card(path)) if card_path(path).exists() else None
-        self.threads = threads or host.cores()
-        self._session = _create(path, device, self.threads)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if card is None:
-            card = from_metadata(path, metadata)
-        self.provider = self._session.get_providers()[0]
-        self.precision, self.size, self.step = card.precision, card.size, card.step
-        self.table, self.path, self.sha256 = card.table, path, card.sha256
-        self._rows = decode(path, metadata, card.head_shape) if card.head == "dynamic" else {}
-        self._low, _, self._high = card.batch
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._as_float = inputs[0].type == "tensor(float)"
-        self._answers = [output.name for output in outputs]
+        candidate = read_candidate(path)
+        self.threads, self._device = threads or host.cores(), device
+        self._exchange = Lock()
+        self.ways = OnnxRuntime.ways()
+        self.size = candidate.card.size
+        self._serve(self._loaded(candidate, "reload"), candidate)
+        self.provider = self._live.session.get_providers()[0]
+
+    def _loaded(self, new: Candidate, way: Way) -> _Live:
+        card = new.card
+        rows = decode(new.path, new.entries, card.head_shape) if card.head == "dynamic" else {}
+        if way == "head":
+            live: _Live = self._live
+            return replace(live, rows=rows, classes=len(card.classes))
+        if way == "weights":
+            session = _exchanged(self._candidate, new, self._device, self.threads)
+        else:
+            session = _create(new.path, new.path, self._device, self.threads)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        fewest, _, most = card.batch
+        return _Live(
+            session=session,
+            rows=rows,
+            most=most,
+            fewest=fewest,
+            as_float=inputs[0].type == "tensor(float)",
+            answers=tuple(output.name for output in outputs),
+            classes=len(card.classes),
+        )
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids, in batches that fit."""
         self.check(images)
+        return self._answered(self._live, images)
+
+    def _answered(self, live: _Live, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if not len(images):
             return np.empty((0, *self.size), np.uint8)
-        if CLASSES in self._answers:
-            return self._computed(images, CLASSES)
-        ids: npt.NDArray[np.uint8] = self._computed(images, LOGITS).argmax(1).astype(np.uint8)
+        if CLASSES in live.answers:
+            return _computed(live, images, CLASSES)
+        ids: npt.NDArray[np.uint8] = _computed(live, images, LOGITS).argmax(1).astype(np.uint8)
         return ids
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scores of every class, (N, C, H, W) float32, where the file was exported with them."""
-        if LOGITS not in self._answers:
+        live = self._live
+        if LOGITS not in live.answers:
             return super().logits(images)
         self.check(images)
-        classes = len(self.table.classes)
         if not len(images):
-            return np.empty((0, classes, *self.size), np.float32)
-        return self._computed(images, LOGITS)[:, :classes]
-
-    def _computed(self, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
-        """One output of the graph for all images; the last batch is filled up where it must be."""
-        fed: npt.NDArray[Any] = images.astype(np.float32) if self._as_float else images
-        parts = []
-        for start in range(0, len(fed), self._high):
-            batch = fed[start : start + self._high]
-            missing = max(0, self._low - len(batch))
-            if missing:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
-            found = self._session.run([answer], {IMAGES: batch, **self._rows})[0]
-            parts.append(found[: len(found) - missing])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return np.empty((0, live.classes, *self.size), np.float32)
+        return _computed(live, images, LOGITS)[:, : live.classes]
 
 
-def _create(path: Path, device: str, threads: int) -> Any:
-    """An InferenceSession on exactly the device that was asked for."""
+def _computed(live: _Live, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
+    """One output of the graph for all images; the last batch is filled up where it must be."""
+    fed: npt.NDArray[Any] = images.astype(np.float32) if live.as_float else images
+    parts = []
+    for start in range(0, len(fed), live.most):
+        batch = fed[start : start + live.most]
+        missing = max(0, live.fewest - len(batch))
+        if missing:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
+        found = live.session.run([answer], {IMAGES: batch, **live.rows})[0]
+        parts.append(found[: len(found) - missing])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _exchanged(old: Candidate, new: Candidate, device: str, threads: int) -> Any:
+    """A session of the old file's graph with the new file's weights."""
+    import onnx
+    import onnxruntime
+
+    verified(old.path, old.card)
+    graph = onnx.load_model(old.path)
+    weights = {t.name: t for t in onnx.load_model_from_string(new.content).graph.initializer}
+    values, names = [], []
+    for tensor in graph.graph.initializer:
+        if tensor.data_type not in FLOATS:
+            continue  # shapes and axes belong to the graph
+        given = weights.get(tensor.name)
+        if given is None or (given.data_type, given.dims) != (tensor.data_type, tensor.dims):
+            raise UpdateError(
+                f"{new.path} has no {tensor.name} of the shape of {old.path}",
+                hint="export both files from the same run",
+            )
+        names.append(tensor.name)
+        values.append(onnxruntime.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(given)))
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        # A place that is never read: the values are given to the session.
+        tensor.external_data.add(key="location", value="given")
+    return _create(graph.SerializeToString(), new.path, device, threads, (names, values))
+
+
+def _create(
+    source: Path | bytes,
+    path: Path,
+    device: str,
+    threads: int,
+    weights: tuple[list[str], list[Any]] | None = None,
+) -> Any:
+    """An InferenceSession on exactly the device that was asked for; `path` is for messages."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,7 +201,10 @@ def _create(path: Path, device: str, threads: int) -> Any:
     options.log_severity_level = ERRORS_ONLY
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        if weights is not None:
+            options.add_external_initializers(*weights)
+        content = source if isinstance(source, bytes) else str(source)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as err:
         # Its exceptions have no common base of their own; what it cannot load is a bad file.
         if not type(err).__module__.startswith("onnxruntime"):

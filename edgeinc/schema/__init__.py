@@ -97,6 +97,7 @@ from edgeinc.schema._scores import (
     TaskScore,
     UnionScore,
 )
+from edgeinc.schema._updates import UpdatePlan, UpdateResult, Way
 
 __all__ = [
     "IMAGENET",
@@ -168,6 +169,9 @@ __all__ = [
     "TargetBuild",
     "TaskScore",
     "UnionScore",
+    "UpdatePlan",
+    "UpdateResult",
+    "Way",
     "WrittenFile",
     "from_json",
     "to_dict",

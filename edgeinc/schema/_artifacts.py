@@ -34,7 +34,8 @@ class ArtifactCard:
     """The JSON beside an exported file, `NAME.json` for `NAME.onnx`.
 
     `head_shape`: rows, positions and channels of the classifier, see `deploy._heads`; (0, 0, 0) in
-    files that were exported before there were head modes. `batch`: fewest, usual and most images
+    files that were exported before there were head modes. `body_sha256`: hash of the weights but
+    for those of a classifier that is an input. `batch`: fewest, usual and most images
     of a call.
     """
 
@@ -63,6 +64,7 @@ class ArtifactCard:
     head_shape: tuple[int, int, int] = (0, 0, 0)
     batch: tuple[int, int, int] = (1, 1, 1)
     answer: Answer = "classes"
+    body_sha256: str = ""
     parity: Parity | None = None
     recipe: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,132 @@
+"""What an ONNX file says without its graph being loaded, and without onnx, which devices lack.
+
+An ONNX file is a protobuf message. What matters here of it, by field number: `ModelProto.graph` (7)
+and `.metadata_props` (14) with `.key` (1) and `.value` (2); `GraphProto.initializer` (5);
+`TensorProto.data_type` (2), `.name` (8) and `.raw_data` (9).
+See https://protobuf.dev/programming-guides/encoding/ and onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeinc.errors import EdgeincError
+
+_GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
+_INITIALIZER, _TYPE, _NAME, _RAW = 5, 2, 8, 9
+_VARINT, _EIGHT_BYTES, _MESSAGE, _FOUR_BYTES = 0, 1, 2, 5
+"""Wire types: how long a field's value is."""
+_FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+"""`TensorProto.DataType` -> numpy's."""
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """The entries of a file's metadata.
+
+    Raises:
+        EdgeincError: The content is not a protobuf message.
+    """
+    return {_text(entry, _KEY): _text(entry, _VALUE) for entry in _found(content, (_METADATA,))}
+
+
+def initializer_names(content: bytes) -> tuple[str, ...]:
+    """The names of all initializers, in the order of the file.
+
+    Raises:
+        EdgeincError: The content is not a protobuf message.
+    """
+    return tuple(_text(tensor, _NAME) for tensor in _found(content, (_GRAPH, _INITIALIZER)))
+
+
+def float_weights(content: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Name and flat values of every initializer of floating point; nothing is copied.
+
+    Raises:
+        EdgeincError: The content is not a protobuf message.
+    """
+    for tensor in _found(content, (_GRAPH, _INITIALIZER)):
+        kind = _FLOATS.get(next((n for number, n in _numbers(tensor) if number == _TYPE), 0))
+        raw = next(_messages(tensor, _RAW), None)
+        if kind is not None and raw is not None:
+            yield _text(tensor, _NAME), np.frombuffer(raw, kind)
+
+
+def head_weights(content: bytes) -> tuple[str, ...]:
+    """The names of the weights of the growing head: `head.weight`, `classifier.head.bias`.
+
+    Raises:
+        EdgeincError: The content is not a protobuf message.
+    """
+    return tuple(name for name in initializer_names(content) if "head" in name.split("."))
+
+
+def _found(content: bytes, path: tuple[int, ...]) -> list[memoryview]:
+    """The messages at the end of a path of field numbers."""
+    found = [memoryview(content)]
+    try:
+        for number in path:
+            found = [part for message in found for part in _messages(message, number)]
+    except (IndexError, ValueError) as err:
+        raise EdgeincError(
+            f"this is not an ONNX file: {err}", hint="restore the file from a copy"
+        ) from err
+    return found
+
+
+def _text(message: memoryview, number: int) -> str:
+    try:
+        return bytes(next(_messages(message, number), b"")).decode()
+    except (IndexError, ValueError) as err:
+        raise EdgeincError(
+            f"this is not an ONNX file: {err}", hint="restore the file from a copy"
+        ) from err
+
+
+def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The values of every field of one number that are messages, text or bytes."""
+    for number, wire, value in _fields(message):
+        if number == wanted and wire == _MESSAGE:
+            yield value
+
+
+def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
+    """(field number, value) of every integer."""
+    for number, wire, value in _fields(message):
+        if wire == _VARINT:
+            yield number, _varint(value, 0)[0]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """(field number, wire type, bytes of the value) in the order of the message."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, wire = key >> 3, key & 7
+        if wire == _MESSAGE:
+            size, position = _varint(message, position)
+        elif wire == _VARINT:
+            size = _varint(message, position)[1] - position
+        elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
+            size = 8 if wire == _EIGHT_BYTES else 4
+        else:
+            raise ValueError(f"a field of wire type {wire}")
+        if position + size > len(message):
+            raise ValueError("it ends in the middle of a field")
+        yield number, wire, message[position : position + size]
+        position += size
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """(value, position behind it)."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
