@@ -306,32 +306,54 @@ def test_what_is_no_onnx_file_is_refused(content):
 # ---------------------------------------------------------------------------------- rtx
 
 
-@pytest.fixture(scope="module", params=["erfnet", "bisenet"])
-def exported(request, tmp_path_factory):
-    """A real network's real export."""
+def real_export(folder, network, form=None):
+    """A small network as the exporter writes it, with a card."""
     torch = pytest.importorskip("torch")
-    from edgeinc.deploy._graph import to_onnx
+    from edgeinc.deploy._form import PLAIN
+    from edgeinc.deploy._graph import head_of, to_onnx
     from edgeinc.models import create
 
+    form = form or PLAIN
     torch.manual_seed(0)
-    graph = to_onnx(create(request.param, (3, 2), {"width": 0.25}).eval(), (64, 96))
-    folder = tmp_path_factory.mktemp(request.param)
+    model = create(network, (3, 2), {"width": 0.25}).eval()
     path = write_artifact(folder)
-    path.write_bytes(graph.SerializeToString())
+    path.write_bytes(to_onnx(model, (64, 96), form).SerializeToString())
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    card["sha256"] = sha256(path)
+    card |= {"sha256": sha256(path), "precision": form.precision, "head": form.head}
+    card |= {"head_shape": head_of(model, form)[0].shape, "batch": form.batch, "size": (64, 96)}
     path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
     return path
 
 
-def test_nvidias_own_builder_takes_what_is_exported(exported):
+@pytest.fixture(scope="module", params=["erfnet", "bisenet"])
+def exported(request, tmp_path_factory):
+    """A real network's real export."""
+    return real_export(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.mark.parametrize("network", ["erfnet", "bisenet"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("head", ["static", "capacity", "dynamic"])
+def test_nvidias_own_builder_takes_what_is_exported(tmp_path, network, precision, head):
     pytest.importorskip("tensorrt_rtx")
-    result = check(exported, targets=("SM86", "SM120"))
+    from edgeinc.deploy._form import Form
+
+    form = Form(head=head, capacity=8, precision=precision)
+    result = check(real_export(tmp_path, network, form), targets=("SM86",))
     assert result.ok, result
     assert result.builder.startswith("tensorrt_rtx 1.")
     assert result.layers > 50
-    assert [row.target for row in result.builds] == ["SM86", "SM120"]
+    assert [row.target for row in result.builds] == ["SM86"]
     assert all(row.bytes > 100_000 and row.seconds > 0 for row in result.builds)
+
+
+def test_nvidias_own_builder_takes_any_number_of_images_and_logits(tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    from edgeinc.deploy._form import Form
+
+    form = Form(head="dynamic", answer="both", images="float", batch=(1, 2, 4))
+    result = check(real_export(tmp_path, "erfnet", form), targets=("SM86", "SM120"))
+    assert result.ok, result
 
 
 def test_every_weight_of_the_head_is_known_to_nvidias_parser_by_its_name(exported):

@@ -86,7 +86,7 @@ def run_folder(tmp_path):
 def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
         *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "build"),
-        "bench",
+        *("plan-update", "bench"),
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),

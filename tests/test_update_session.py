@@ -154,6 +154,19 @@ def test_no_frame_is_lost_and_none_is_half_of_each(files, images):
     assert {0, 1} == set(served)
 
 
+def test_an_update_is_measured_while_frames_are_asked_for(files, monkeypatch):
+    from edgeinc.deploy import plan_update as module
+
+    monkeypatch.setattr(module, "AROUND_S", 0.2)
+    found = module.measure_update(files / "0-dynamic.onnx", files / "2-dynamic.onnx", threads=1)
+    assert found.result.plan.way == "head"
+    assert found.lost == 0
+    assert found.frames > 5
+    assert 0 < found.usual_ms <= 1000
+    assert found.longest_ms > 0
+    assert found.result.switch_ms < found.result.ready_ms < 1000
+
+
 # ---------------------------------------------------------------------------------- refused
 
 

@@ -1,4 +1,4 @@
-"""Commands on the device: build."""
+"""Commands on the device: build, plan-update."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from edgeinc.cli._command import MACHINE, RESULT, SHIP, WHAT, app, command, flag
-from edgeinc.cli._options import DeviceOption
+from edgeinc.cli._options import DeviceOption, ThreadsOption
 from edgeinc.cli._ui import Ui
-from edgeinc.schema import BuildResult, EngineCheck
+from edgeinc.cli.ship import check_gate, check_lines
+from edgeinc.schema import BuildResult, UpdatePlan
 
 
 @command(
@@ -84,7 +85,14 @@ def build(
     from edgeinc.deploy import build as module
 
     if trt_check:
-        show_check(ui, module.check(artifact, max_rows=max_rows, progress=ui.progress))
+        found = module.check(artifact, max_rows=max_rows, progress=ui.progress)
+        ui.result(
+            found,
+            ui.facts(("file", found.path)),
+            *check_lines(ui, found),
+            essential=[f"{found.path}: {'ok' if found.ok else 'failed'}"],
+        )
+        check_gate(ui, found)
         return
     result = module.build(
         artifact,
@@ -116,24 +124,70 @@ def _facts(result: BuildResult) -> list[tuple[str, str]]:
     ]
 
 
-def show_check(ui: Ui, result: EngineCheck) -> None:
-    """Print what NVIDIA's builder says about a file.
-
-    Raises:
-        GateError: It does not take the file.
-    """
-    rows = [
-        (row.target, row.seconds, row.bytes / 1e6 if row.bytes else None, row.status)
-        for row in result.builds
-    ]
-    ui.result(
-        result,
-        ui.facts(
-            ("file", result.path), ("builder", result.builder), ("layers", result.layers or "")
+@command(
+    app,
+    "plan-update",
+    panel=SHIP,
+    examples=[
+        "edgeinc plan-update step-1.fp32.dynamic.onnx step-2.fp32.dynamic.onnx",
+        "edgeinc plan-update old.onnx new.onnx --runtime tensorrt",
+        "edgeinc plan-update old.onnx new.onnx --measure --threads 2",
+    ],
+)
+def plan_update(
+    ui: Ui,
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="The file that is served.", show_default=False)
+    ],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="The file that shall be.", show_default=False)
+    ],
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime", metavar="NAME", help="Runtime that serves.", rich_help_panel=WHAT
         ),
-        *([ui.table(("GPU", "s", "MB", "status"), rows)] if rows else []),
-        essential=[f"{result.path}: {'ok' if result.ok else 'failed'}"],
+    ] = "onnxruntime",
+    measure: Annotated[
+        bool,
+        flag("--measure", help="Do it here, while a thread keeps asking.", panel=WHAT),
+    ] = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Say how a device comes from one exported file to another, and what that costs.
+
+    Exit 5 when the new file cannot take the old one's place.
+    """
+    from edgeinc.deploy import plan_update as library
+
+    if not measure:
+        plan = library.plan_update(old, new, runtime=runtime)
+        ui.result(plan, ui.facts(*_plan_facts(plan)), essential=[plan.way])
+        return
+    found = library.measure_update(
+        old, new, runtime=runtime, device=device, threads=threads, progress=ui.progress
     )
-    failed = [result.error] if result.error else []
-    failed += [f"{row.target}: {row.status}" for row in result.builds if row.status != "ok"]
-    ui.gate(failed, hint="TensorRT is likely to refuse it, too: export it again, or report it")
+    golden = found.result.golden_percent
+    ui.result(
+        found,
+        ui.facts(
+            *_plan_facts(found.result.plan),
+            ("ready after", f"{found.result.ready_ms:.1f} ms"),
+            ("golden", "the file has none" if golden is None else f"{golden:.1f} % of ids agree"),
+            ("exchanged in", f"{found.result.switch_ms:.3f} ms"),
+            ("frames", f"{found.frames} answered, {found.lost} lost"),
+            ("a frame", f"{found.usual_ms:.1f} ms, at most {found.longest_ms:.1f} meanwhile"),
+        ),
+        essential=[found.result.plan.way],
+    )
+
+
+def _plan_facts(plan: UpdatePlan) -> list[tuple[str, object]]:
+    return [
+        ("way", plan.way),
+        ("because", plan.reason),
+        ("bytes", f"{plan.bytes:,}"),
+        ("new classes", list(plan.added)),
+        ("gone", list(plan.removed)),
+    ]

@@ -14,7 +14,7 @@ from edgeinc.cli._options import (
 )
 from edgeinc.cli._ui import Ui
 from edgeinc.errors import UsageError
-from edgeinc.schema import ArtifactCard
+from edgeinc.schema import ArtifactCard, EngineCheck
 
 
 @command(
@@ -99,7 +99,19 @@ def export(
     ] = None,
     trt: Annotated[
         bool,
-        flag("--trt", help="Also write how a device builds its TensorRT engine.", panel=RESULT),
+        flag(
+            "--trt",
+            help="Also build the TensorRT engine; without TensorRT, write how the device does.",
+            panel=RESULT,
+        ),
+    ] = False,
+    trt_check: Annotated[
+        bool,
+        flag(
+            "--trt-check",
+            help="Also try the file with tensorrt-rtx, which needs no GPU; exit 3 if it fails.",
+            panel=RESULT,
+        ),
     ] = False,
     require_trt: Annotated[
         bool,
@@ -136,6 +148,7 @@ def export(
         input=images,
         dynamic_batch=_batch(dynamic_batch),
         trt=trt,
+        trt_check=trt_check,
         require_trt=require_trt,
         out=out,
         data=data,
@@ -154,6 +167,7 @@ def export(
             ("recipe", result.recipe),
             ("note", result.note),
         ),
+        *(check_lines(ui, result.check) if result.check else ()),
         essential=[p for p in (result.path, result.engine) if p],
         hint=[] if rejected else ["edgeinc", "bench", path],
     )
@@ -162,6 +176,8 @@ def export(
             [f"{parity.agreement:.3f} % of pixels agree with torch, the gate is {parity.gate} %"],
             hint=f"kept for inspection: {result.path}; most different: '{parity.worst_class}'",
         )
+    if result.check:
+        check_gate(ui, result.check)
 
 
 def _batch(text: str | None) -> tuple[int, int, int] | None:
@@ -197,3 +213,24 @@ def card_facts(card: ArtifactCard) -> list[tuple[str, Any]]:
         ("topology", card.topology_sha256[:16]),
         ("parity", parity),
     ]
+
+
+def check_lines(ui: Ui, result: EngineCheck) -> list[Any]:
+    """What NVIDIA's builder says, to be printed."""
+    rows = [
+        (row.target, row.seconds, row.bytes / 1e6 if row.bytes else None, row.status)
+        for row in result.builds
+    ]
+    table = [ui.table(("GPU", "s", "MB", "status"), rows)] if rows else []
+    return [ui.facts(("builder", result.builder), ("layers", result.layers or "")), *table]
+
+
+def check_gate(ui: Ui, result: EngineCheck) -> None:
+    """End with what NVIDIA's builder did not take.
+
+    Raises:
+        GateError: There is something.
+    """
+    failed = [result.error] if result.error else []
+    failed += [f"{row.target}: {row.status}" for row in result.builds if row.status != "ok"]
+    ui.gate(failed, hint="TensorRT is likely to refuse it, too: export it again, or report it")

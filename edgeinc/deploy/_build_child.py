@@ -81,7 +81,7 @@ def check(job: dict[str, Any], say: Any) -> dict[str, Any]:
     say("parse")
     try:
         network = trt.parse(content)
-        inputs = shapes_of(trt, network, {}, rows=job["rows"], max_rows=job["max_rows"])
+        inputs = shapes_of(trt, network, job["profile"], rows=job["rows"], max_rows=job["max_rows"])
     except MissingError:
         raise
     except EdgeincError as err:

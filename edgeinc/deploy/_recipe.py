@@ -61,11 +61,9 @@ def recipe_json(card: ArtifactCard) -> bytes:
     return (json.dumps(recipe(card), indent=2) + "\n").encode()
 
 
-def engine_note(version: str) -> str:
+def engine_note() -> str:
     """Why there is no engine, and how to go on."""
-    if not version:
-        return (
-            "TensorRT is not importable here, so no engine was built: copy the .onnx, its .json "
-            "and the .trt.json to the device and run `edgeinc build` there"
-        )
-    return f"TensorRT {version} is here: `edgeinc build` makes the engine"
+    return (
+        "TensorRT is not importable here, so no engine was built: copy the .onnx, its .json "
+        "and the .trt.json to the device and run `edgeinc build` there"
+    )

@@ -96,6 +96,8 @@ def _of_run(run: Run, plugins: dict[str, Any]) -> Iterator[Variant]:
             artifacts = [path for path in exported if path.suffix in plugin.suffixes]
         if not artifacts:
             reason = f"step {step} is not exported, run `edgeinc export {run.path}`"
+            if ".engine" in plugin.suffixes:
+                reason = f"step {step} has no engine, run `edgeinc export {run.path} --trt`"
             yield Variant(run.path, name, reason)
         for artifact in artifacts:
             yield Variant(artifact, name, _reason(plugin))

@@ -24,8 +24,10 @@ from edgeinc.deploy._child import run_child
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import sha256, write_atomic
-from edgeinc.runtimes._card import read_card, verified
+from edgeinc.runtimes._card import IMAGES, read_card, verified
 from edgeinc.runtimes._engine import sidecar_path
+from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
+from edgeinc.runtimes._onnx_file import metadata
 from edgeinc.runtimes.tensorrt import TensorRT, device_index
 from edgeinc.schema import (
     ArtifactCard,
@@ -101,15 +103,17 @@ def build(
             "engine": str(engine),
             "precision": card.precision,
             "refit": refit,
-            "rows": len(card.classes),
+            "rows": _rows(card),
             "max_rows": max_rows,
-            "profile": {name: _bounds(shape) for name, shape in (profile or {}).items()},
+            "profile": _profile(card, profile),
             "device": index,
         }
         limit = None if memory_mb is None else memory_mb * 10**6
         facts = run_child(CHILD, job, task=task, memory_bytes=limit)
         content = engine.read_bytes()
-        described = _engine_card(target, engine, card, refit, facts)
+        entries = metadata(path.read_bytes()) if card.head == "dynamic" else {}
+        rows = {name: entries[name] for name in (HEAD_WEIGHT, HEAD_BIAS) if name in entries}
+        described = _engine_card(target, engine, card, refit, {**facts, "rows": rows})
         write_atomic(target, content)
         write_atomic(sidecar_path(target), to_json(described).encode())
     return BuildResult(str(target), str(sidecar_path(target)), described)
@@ -146,8 +150,9 @@ def check(
             "do": "check",
             "onnx": str(path),
             "precision": card.precision,
-            "rows": len(card.classes),
+            "rows": _rows(card),
             "max_rows": max_rows,
+            "profile": _profile(card, None),
             "targets": list(targets),
         }
         facts = run_child(CHILD, job, task=task)
@@ -178,6 +183,21 @@ def _artifact(artifact: str | os.PathLike[str]) -> tuple[Path, ArtifactCard]:
             hint="export it again",
         )
     return path, card
+
+
+def _rows(card: ArtifactCard) -> int:
+    """How many the classifier has now: those of the classes, and one that is no class, if any."""
+    return card.head_shape[0] or len(card.classes)
+
+
+def _profile(card: ArtifactCard, given: Mapping[str, InputShapes] | None) -> dict[str, Any]:
+    """Shapes of the images where their number is open, and what the caller wants otherwise."""
+    fewest, usual, most = card.batch
+    shapes: dict[str, InputShapes] = {}
+    if fewest != most:
+        low, opt, high = ((count, *card.size, 3) for count in (fewest, usual, most))
+        shapes[IMAGES] = InputShapes(low, opt, high)
+    return {name: _bounds(shape) for name, shape in {**shapes, **(given or {})}.items()}
 
 
 def _bounds(shape: InputShapes) -> dict[str, Any]:
@@ -214,4 +234,5 @@ def _engine_card(
             **{name: v for name in packages if (v := host.installed(name))},
         },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        rows=facts["rows"],
     )

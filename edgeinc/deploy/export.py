@@ -26,6 +26,7 @@ from edgeinc.deploy._form import CAPACITY, GATES, Form, form_of, inputs, outputs
 from edgeinc.deploy._parity import compare
 from edgeinc.deploy._probe import run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
+from edgeinc.deploy.build import build, check
 from edgeinc.deploy.topology import body_sha256, topology_sha256
 from edgeinc.errors import MissingError, RunError, UsageError
 from edgeinc.progress import SILENT, Progress, Task
@@ -33,6 +34,7 @@ from edgeinc.registry import load
 from edgeinc.runs import Run, open_run, write_atomic
 from edgeinc.runtimes import Session
 from edgeinc.runtimes._card import card_path, read_card, to_metadata
+from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes._golden import ask
 from edgeinc.runtimes._head import encode
 from edgeinc.schema import (
@@ -65,6 +67,7 @@ def export(
     input: str = "uint8",
     dynamic_batch: tuple[int, int, int] | None = None,
     trt: bool = False,
+    trt_check: bool = False,
     require_trt: bool = False,
     out: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
@@ -83,7 +86,8 @@ def export(
         output: `classes`, `logits` (float32 (N, C, H, W), the decision is their argmax), or `both`.
         input: `uint8`, or `float` for runtimes that take no other: float32, still 0 to 255.
         dynamic_batch: Fewest, usual and most images of a call; None fixes one.
-        trt: Also write how to build the TensorRT engine on the device.
+        trt: Also build the TensorRT engine, or, where that is not here, write how the device does.
+        trt_check: Also let NVIDIA's parser and builder try the file; needs no GPU.
         require_trt: As `trt`, and fail at once where TensorRT cannot be imported.
         out: The .onnx file to write; None takes RUN/export/step-N.PRECISION.onnx.
         data: Dataset to compare on; None takes the run's.
@@ -116,12 +120,18 @@ def export(
     notes = [parity_note]
     if card.parity is not None and not images.real:
         notes.append(f"compared with torch on {images.source}")
-    written = ""
-    if (trt or require_trt) and not path.name.endswith(REJECTED):
-        written = str(recipe_path(path))
+    result = ExportResult(str(path), card)
+    good = not path.name.endswith(REJECTED)
+    if good and (trt or require_trt):
         write_atomic(recipe_path(path), recipe_json(card))
-        notes.append(engine_note(tensorrt_version()))
-    return ExportResult(str(path), card, recipe=written, note="; ".join(filter(None, notes)))
+        result = replace(result, recipe=str(recipe_path(path)))
+        if tensorrt_version():
+            result = replace(result, engine=build(path, progress=progress).path)
+        else:
+            notes.append(engine_note())
+    if good and trt_check:
+        result = replace(result, check=check(path, progress=progress))
+    return replace(result, note="; ".join(filter(None, notes)))
 
 
 def _check_tools(require_trt: bool) -> None:
@@ -234,7 +244,9 @@ def _write(path: Path, content: bytes, card: ArtifactCard) -> tuple[Path, Artifa
     rejected = path.with_name(path.name + REJECTED)
     # No earlier outcome stays beside this one. Until the new card is written the file describes
     # itself; with another file's card it would not open.
-    for stale in (rejected, card_path(rejected), card_path(path), recipe_path(path)):
+    engine = path.with_suffix(".engine")
+    cards = (card_path(rejected), card_path(path), sidecar_path(engine), recipe_path(path))
+    for stale in (rejected, *cards, engine):
         stale.unlink(missing_ok=True)
     if card.parity is not None and not card.parity.passed:
         path.unlink(missing_ok=True)

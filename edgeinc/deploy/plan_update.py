@@ -1,14 +1,26 @@
-"""What would it take to serve another file? Answered from the files, before anything is loaded."""
+"""What does it take to serve another file? Planned from the files, or measured while one serves.
+
+plan_update("step-1.fp32.dynamic.onnx", "step-2.fp32.dynamic.onnx").way      # "head"
+measure_update("step-1.fp32.dynamic.onnx", "step-2.fp32.dynamic.onnx").lost  # 0
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from time import perf_counter, sleep
+
+import numpy as np
 
 from edgeinc import registry
 from edgeinc.errors import UsageError
-from edgeinc.runtimes import _update
-from edgeinc.schema import UpdatePlan
+from edgeinc.progress import SILENT, Progress
+from edgeinc.runtimes import Session, _golden, _update, open_artifact
+from edgeinc.schema import UpdateMeasure, UpdatePlan
+
+AROUND_S = 1.0
+"""How long frames are counted before and after the exchange."""
 
 
 def plan_update(
@@ -32,3 +44,89 @@ def plan_update(
     ways = registry.load("runtimes", runtime).ways
     before, after = (_update.read_candidate(Path(path)) for path in (old, new))
     return _update.plan_update(before, after, runtime=runtime, ways=ways())
+
+
+def measure_update(
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    runtime: str = "onnxruntime",
+    device: str = "auto",
+    threads: int = 0,
+    progress: Progress = SILENT,
+) -> UpdateMeasure:
+    """Serve the old file in a thread without pause, bring in the new one, and count frames.
+
+    Args:
+        old: The file that is served.
+        new: The file that shall be.
+        runtime: Name of the runtime that serves.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Threads to compute with; 0 takes every core.
+        progress: Told about the parts.
+
+    Raises:
+        UpdateError: The new file was refused.
+        MissingError: The runtime is not here, or cannot exchange what it serves.
+        UsageError: No such file or runtime.
+    """
+    plan_update(old, new, runtime=runtime)  # refuses before anything is loaded
+    with (
+        progress.task("measure update", 3, "part") as task,
+        open_artifact(old, runtime=runtime, device=device, threads=threads) as session,
+    ):
+        frames = _Frames(session)
+        with frames:
+            sleep(AROUND_S)
+            task.advance(note="serving")
+            start = perf_counter()
+            result = session.update(new)
+            end = perf_counter()
+            task.advance(note=result.plan.way)
+            sleep(AROUND_S)
+        task.advance()
+    usual, longest = frames.milliseconds(start, end)
+    return UpdateMeasure(
+        result, frames=len(frames.ends), lost=frames.lost, usual_ms=usual, longest_ms=longest
+    )
+
+
+class _Frames:
+    """A thread that calls a session again and again while the block runs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._image = _golden.image(session.size, 0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.starts: list[float] = []
+        self.ends: list[float] = []
+        self.lost = 0
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            begin = perf_counter()
+            try:
+                self._session.run(self._image)
+            except Exception:
+                # Whatever the reason, a caller would have had no answer: that is what is counted.
+                self.lost += 1
+                continue
+            self.starts.append(begin)
+            self.ends.append(perf_counter())
+
+    def __enter__(self) -> _Frames:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def milliseconds(self, start: float, end: float) -> tuple[float, float]:
+        """Median time of a frame before the update, and the longest of those that saw it."""
+        times = 1000 * (np.array(self.ends) - np.array(self.starts))
+        before = times[np.array(self.ends) < start]
+        during = times[(np.array(self.starts) < end) & (np.array(self.ends) > start)]
+        usual = float(np.median(before if len(before) else times))
+        return usual, float(during.max(initial=0.0))

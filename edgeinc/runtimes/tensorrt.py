@@ -24,6 +24,7 @@ from edgeinc.errors import MissingError, UsageError
 from edgeinc.runtimes import Availability, Runtime, Session
 from edgeinc.runtimes._cuda import TO_DEVICE, TO_HOST, open_cuda
 from edgeinc.runtimes._engine import check_fits, read_engine_card, this_machine
+from edgeinc.runtimes._head import decode
 from edgeinc.runtimes._tensorrt import Bindings
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -101,7 +102,8 @@ class TensorRTSession(Session):
         self.device_ms = 0.0
         with ExitStack() as release:
             self._open(path.read_bytes(), release)
-            self.set_constants(constants or {})
+            rows = decode(path, card.rows, card.artifact.head_shape) if card.rows else {}
+            self.set_constants({**rows, **(constants or {})})
             self._release = release.pop_all()
 
     def _open(self, content: bytes, release: ExitStack) -> None:

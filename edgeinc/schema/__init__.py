@@ -18,6 +18,7 @@ from edgeinc.schema._artifacts import (
     BenchResult,
     BenchRow,
     Board,
+    EngineCheck,
     ExportResult,
     HeadMode,
     Parity,
@@ -26,6 +27,7 @@ from edgeinc.schema._artifacts import (
     PredictResult,
     ReportResult,
     Scope,
+    TargetBuild,
 )
 from edgeinc.schema._document import (
     IMAGENET,
@@ -43,11 +45,9 @@ from edgeinc.schema._document import (
 from edgeinc.schema._engines import (
     BuildResult,
     EngineCard,
-    EngineCheck,
     InputShapes,
     Machine,
     Refit,
-    TargetBuild,
 )
 from edgeinc.schema._facts import (
     Check,
@@ -97,7 +97,7 @@ from edgeinc.schema._scores import (
     TaskScore,
     UnionScore,
 )
-from edgeinc.schema._updates import UpdatePlan, UpdateResult, Way
+from edgeinc.schema._updates import UpdateMeasure, UpdatePlan, UpdateResult, Way
 
 __all__ = [
     "IMAGENET",
@@ -169,6 +169,7 @@ __all__ = [
     "TargetBuild",
     "TaskScore",
     "UnionScore",
+    "UpdateMeasure",
     "UpdatePlan",
     "UpdateResult",
     "Way",

@@ -75,6 +75,29 @@ class ArtifactCard:
 
 
 @document
+class TargetBuild:
+    """The build for one GPU generation (`SM86`). `status` is `ok` or the reason why not."""
+
+    target: str
+    status: str
+    seconds: float | None = None
+    bytes: int | None = None
+
+
+@document
+class EngineCheck:
+    """Whether NVIDIA's parser and builder take a file. `error` is "" when the parser took it."""
+
+    path: str
+    builder: str
+    layers: int
+    builds: tuple[TargetBuild, ...]
+    ok: bool
+    error: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+@document
 class ExportResult:
     """What `export` wrote. `engine` is "" when none was built; `note` says why."""
 
@@ -83,6 +106,7 @@ class ExportResult:
     engine: str = ""
     recipe: str = ""
     note: str = ""
+    check: EngineCheck | None = None
     schema_version: int = SCHEMA_VERSION
 
 

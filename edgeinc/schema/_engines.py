@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Literal
 
 from edgeinc.schema._artifacts import ArtifactCard
@@ -42,7 +43,8 @@ class EngineCard:
     """The JSON beside an engine, `NAME.engine.json` for `NAME.engine`.
 
     `topology_sha256` and `weights_sha256` are those of what the engine computes; `artifact` is the
-    card of the ONNX file it was built from.
+    card of the ONNX file it was built from; `rows` are the classifier of a dynamic head, as that
+    file's metadata holds it.
     """
 
     file: str
@@ -61,6 +63,7 @@ class EngineCard:
     artifact: ArtifactCard
     versions: dict[str, str]
     created: str
+    rows: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -71,27 +74,4 @@ class BuildResult:
     path: str
     sidecar: str
     card: EngineCard
-    schema_version: int = SCHEMA_VERSION
-
-
-@document
-class TargetBuild:
-    """The build for one GPU generation (`SM86`). `status` is `ok` or the reason why not."""
-
-    target: str
-    status: str
-    seconds: float | None = None
-    bytes: int | None = None
-
-
-@document
-class EngineCheck:
-    """Whether NVIDIA's parser and builder take a file. `error` is "" when the parser took it."""
-
-    path: str
-    builder: str
-    layers: int
-    builds: tuple[TargetBuild, ...]
-    ok: bool
-    error: str = ""
     schema_version: int = SCHEMA_VERSION

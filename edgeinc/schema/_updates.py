@@ -43,3 +43,20 @@ class UpdateResult:
     switch_ms: float
     golden_percent: float | None
     schema_version: int = SCHEMA_VERSION
+
+
+@document
+class UpdateMeasure:
+    """An update while a thread kept calling the session.
+
+    `lost`: frames without an answer. `usual_ms`: median of a frame before the update;
+    `longest_ms`: the longest frame that was computed while the new file was made ready and
+    exchanged, on the same cores.
+    """
+
+    result: UpdateResult
+    frames: int
+    lost: int
+    usual_ms: float
+    longest_ms: float
+    schema_version: int = SCHEMA_VERSION
