@@ -46,8 +46,13 @@ def to_metadata(card: ArtifactCard) -> dict[str, str]:
     }
 
 
-def from_metadata(path: Path, metadata: Mapping[str, str]) -> ArtifactCard:
+def from_metadata(path: Path, metadata: Mapping[str, str], digest: str = "") -> ArtifactCard:
     """The card as far as the file itself tells; `created` is "" and there is no parity.
+
+    Args:
+        path: The file.
+        metadata: Its entries.
+        digest: Its hash, where that is known already.
 
     Raises:
         EdgeincError: The file was not made by edgeinc, or its metadata is damaged.
@@ -59,7 +64,7 @@ def from_metadata(path: Path, metadata: Mapping[str, str]) -> ArtifactCard:
         )
     content: dict[str, Any] = {
         "file": path.name,
-        "sha256": sha256(path),
+        "sha256": digest or sha256(path),
         "bytes": path.stat().st_size,
         "created": "",
         "versions": {"edgeinc": metadata["edgeinc"]},
@@ -107,13 +112,18 @@ def read_card(path: Path) -> ArtifactCard:
     return from_metadata(path, {p.key: p.value for p in model.metadata_props})
 
 
-def verified(path: Path, card: ArtifactCard) -> ArtifactCard:
+def verified(path: Path, card: ArtifactCard, digest: str = "") -> ArtifactCard:
     """The same card, once the file is known to be the one it describes.
+
+    Args:
+        path: The file.
+        card: What lies beside it.
+        digest: The file's hash, where that is known already.
 
     Raises:
         EdgeincError: The file was changed after its card was written.
     """
-    found = sha256(path)
+    found = digest or sha256(path)
     if found != card.sha256:
         raise EdgeincError(
             f"{path} is not the file its card describes: sha256 {found[:12]}, "

@@ -11,6 +11,7 @@ and none is computed half by each; what served before stays, for `rollback`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -51,11 +52,12 @@ def read_candidate(path: Path) -> Candidate:
     """
     if not path.is_file():
         raise UsageError(f"no such artifact: {path}", hint="check the path")
-    if card_path(path).exists():
-        verified(path, read_card(path))
     content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if card_path(path).exists():
+        verified(path, read_card(path), digest)
     entries = metadata(content)
-    return Candidate(path, from_metadata(path, entries), content, entries)
+    return Candidate(path, from_metadata(path, entries, digest), content, entries)
 
 
 def plan_update(
@@ -204,7 +206,8 @@ class Updatable(Session):
                     f"because {plan.reason}",
                     hint=f"allow it with at_most='{plan.way}'",
                 )
-            refuse_not_finite(new)
+            if plan.way != "head":  # then the body is not loaded, and rows are always looked at
+                refuse_not_finite(new)
             try:
                 live = self._loaded(new, plan.way)
             except UpdateError:
