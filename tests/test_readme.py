@@ -64,7 +64,7 @@ def test_the_loop_runs_command_by_command(folder, environment):
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     run = folder / "runs" / "folder-erfnet"
     assert (run / "report.html").stat().st_size > 10_000
-    assert (run / "export" / "step-1.fp32.onnx").is_file()
+    assert (run / "export" / "step-1.fp32.dynamic.onnx").is_file()
     assert len(list((folder / "seen").iterdir())) == 60
 
 
