@@ -8,7 +8,7 @@ continues to the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +25,7 @@ from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import Run, check_free, create_run, open_run, write_atomic
 from edgeinc.schema import (
     IMPORT,
+    Background,
     EvalResult,
     LearnResult,
     RunInfo,
@@ -46,7 +47,11 @@ from edgeinc.training.scenario import adopt_scenario, scenario_classes
 DEFAULT_METHOD = "ejt"
 """What `train` prepares for and `extend` uses where no method is named."""
 
-WHY_DEFAULT = "none was named, and it ends nearest to joint training on CamVid"
+WHY_DEFAULT: Mapping[Background, str] = {
+    "none": "none was named, and of all it ended nearest to joint training on CamVid",
+    "real": "none was named, and of all it ended nearest to joint training on synthetic streets",
+    "virtual": "none was named, and it ended nearest to joint training in the other modes",
+}
 UNPREPARED = ("finetune", IMPORT)
 """How a step 0 comes about that names no method for the steps after it."""
 
@@ -307,7 +312,7 @@ def _plan_extension(
         unsaid = parent.method in UNPREPARED and not parent.index
         method = DEFAULT_METHOD if unsaid else parent.method
         if method == DEFAULT_METHOD:
-            progress.message(f"method '{method}': {WHY_DEFAULT}")
+            progress.message(f"method '{method}': {WHY_DEFAULT[parent.background]}")
     words = {"run": folder.path, "new_classes": names, "method": method}
     words["data"] = None if data is None else _listed(data)
     words |= {"data_root": data_root}
