@@ -154,6 +154,28 @@ def test_no_frame_is_lost_and_none_is_half_of_each(files, images):
     assert {0, 1} == set(served)
 
 
+@pytest.mark.parametrize("version", ["8.6.1", "11.4.0"])
+def test_an_engine_takes_rows_while_it_serves(files, images, machine, tmp_path, version):
+    from edgeinc.deploy.build import build
+
+    machine(version)
+    shutil.copy(files / "0-dynamic.onnx", tmp_path / "0.onnx")
+    engine = build(tmp_path / "0.onnx").path
+    new = files / "2-dynamic.onnx"
+    with open_artifact(engine) as session, open_artifact(new) as fresh:
+        before = session.run(images)
+        assert session.update(new).plan.way == "head"
+        assert np.array_equal(session.run(images), fresh.run(images))
+        assert session.table == fresh.table
+        session.rollback()
+        assert np.array_equal(session.run(images), before)
+        with pytest.raises(UpdateError, match="rebuild, because tensorrt cannot exchange weights"):
+            session.update(files / "3-dynamic.onnx")
+        with pytest.raises(UpdateError, match="needs an engine of its own"):
+            session.update(files / "3-dynamic.onnx", at_most="rebuild")
+        assert np.array_equal(session.run(images), before)
+
+
 def test_an_update_is_measured_while_frames_are_asked_for(files, monkeypatch):
     from edgeinc.deploy import plan_update as module
 

@@ -54,10 +54,12 @@ def read_candidate(path: Path) -> Candidate:
         raise UsageError(f"no such artifact: {path}", hint="check the path")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if card_path(path).exists():
-        verified(path, read_card(path), digest)
     entries = metadata(content)
-    return Candidate(path, from_metadata(path, entries, digest), content, entries)
+    if card_path(path).exists():
+        card = verified(path, read_card(path), digest)
+    else:
+        card = from_metadata(path, entries, digest)
+    return Candidate(path, card, content, entries)
 
 
 def plan_update(

@@ -10,22 +10,26 @@ import ctypes
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeinc import host
-from edgeinc.errors import MissingError, UsageError
+from edgeinc.errors import MissingError, UpdateError, UsageError
 from edgeinc.runtimes import Availability, Runtime, Session
 from edgeinc.runtimes._cuda import TO_DEVICE, TO_HOST, open_cuda
 from edgeinc.runtimes._engine import check_fits, read_engine_card, this_machine
 from edgeinc.runtimes._head import decode
 from edgeinc.runtimes._tensorrt import Bindings
+from edgeinc.runtimes._update import Candidate, Updatable
+from edgeinc.schema import Way
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 IMAGES, CLASSES = "images", "classes"
@@ -50,6 +54,11 @@ class TensorRT(Runtime):
         return Availability(True, version=version or _written_version(spec.origin))
 
     @classmethod
+    def ways(cls) -> tuple[Way, ...]:
+        """Rows are an input of the engine; all else needs another engine."""
+        return ("head", "rebuild")
+
+    @classmethod
     def open(cls, path: Path, *, device: str = "auto", threads: int = 0) -> Session:
         """Open an engine; its hash and its machine are checked before it is deserialised.
 
@@ -60,8 +69,8 @@ class TensorRT(Runtime):
         return TensorRTSession(path, device=device, threads=threads)
 
 
-class TensorRTSession(Session):
-    """An engine, opened.
+class TensorRTSession(Updatable):
+    """An engine, opened. Rows of a dynamic head are exchanged between two images.
 
     Args:
         path: The engine; its sidecar lies beside it.
@@ -80,7 +89,7 @@ class TensorRTSession(Session):
     """
 
     runtime = "tensorrt"
-    _given: frozenset[str] = frozenset()
+    _on_gpu: Arrays | None = None
 
     def __init__(
         self, path: Path, *, device: str, threads: int, constants: Arrays | None = None
@@ -93,18 +102,16 @@ class TensorRTSession(Session):
         self._trt, self._cuda = trt, cuda
         self.provider = f"cuda:{index}" if index else "cuda"
         self.threads = threads or host.cores()
-        self.precision, self.size, self.step = (
-            card.precision,
-            card.artifact.size,
-            card.artifact.step,
-        )
-        self.table, self.path, self.sha256 = card.artifact.table, path, card.sha256
-        self.device_ms = 0.0
+        self.path, self.size, self.device_ms = path, card.artifact.size, 0.0
+        self.ways = TensorRT.ways()
+        self._exchange, self._busy = Lock(), Lock()
+        rows = decode(path, card.rows, card.artifact.head_shape) if card.rows else {}
+        live = {**rows, **(constants or {})}
         with ExitStack() as release:
             self._open(path.read_bytes(), release)
-            rows = decode(path, card.rows, card.artifact.head_shape) if card.rows else {}
-            self.set_constants({**rows, **(constants or {})})
+            self._put(live)
             self._release = release.pop_all()
+        self._serve(live, Candidate(path, replace(card.artifact, sha256=card.sha256), b"", {}))
 
     def _open(self, content: bytes, release: ExitStack) -> None:
         """Everything that lives on the GPU, given back in the reverse order."""
@@ -157,9 +164,17 @@ class TensorRTSession(Session):
         Raises:
             UsageError: An input never got a value, or one is unknown or of another type or shape.
         """
-        given = self._given | constants.keys()
-        if given != self._constants:
-            missing, unknown = self._constants - given, given - self._constants
+        with self._busy:
+            self._put(live := {**self._live, **constants})
+            self._live = live
+
+    def _put(self, constants: Arrays) -> None:
+        """Copy every input beside `images` to the GPU, or nothing."""
+        if constants.keys() != self._constants:
+            missing, unknown = (
+                self._constants - constants.keys(),
+                constants.keys() - self._constants,
+            )
             said = [f"{n} has no value" for n in sorted(missing)]
             said += [f"it has no input {n}" for n in sorted(unknown)]
             raise UsageError(
@@ -173,7 +188,7 @@ class TensorRTSession(Session):
             if -1 in self._tensors[name].shape:
                 self._context.set_input_shape(name, array.shape)
         self._cuda.synchronise(self._stream)  # the arrays may go as soon as this returns
-        self._given = given
+        self._on_gpu = constants
 
     def _fitting(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         tensor, (smallest, largest) = self._tensors[name], self._limits[name]
@@ -188,14 +203,28 @@ class TensorRTSession(Session):
             )
         return np.ascontiguousarray(array)
 
+    def _loaded(self, new: Candidate, way: Way) -> Arrays:
+        if way != "head":
+            raise UpdateError(
+                f"{new.path} needs an engine of its own",
+                hint=f"edgeinc build {new.path}, then open that engine",
+            )
+        return decode(new.path, new.entries, new.card.head_shape)
+
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Segment (N, H, W, 3) uint8 images one by one into (N, H, W) uint8 ids."""
         self.check(images)
+        return self._answered(self._live, images)
+
+    def _answered(self, live: Arrays, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         ids = np.empty(images.shape[:3], np.uint8)
-        for i in range(len(images)):
-            self._image[0] = images[i]
-            self._execute()
-            ids[i] = self._ids[0]
+        with self._busy:  # one engine, one set of buffers
+            if live is not self._on_gpu:
+                self._put(live)
+            for i in range(len(images)):
+                self._image[0] = images[i]
+                self._execute()
+                ids[i] = self._ids[0]
         return ids
 
     def _execute(self) -> None:
