@@ -195,10 +195,13 @@ def test_a_batch_is_segmented_image_by_image(artifact, plugin):
 def test_what_it_decides_is_the_highest_of_its_logits_if_it_gives_them(artifact, plugin):
     batch = images()
     with plugin.open(artifact, device="cpu", threads=1) as session:
+        reason = ""
         try:
             logits = session.logits(batch)
         except MissingError as refused:
-            assert artifact.name in refused.message
+            reason = refused.message
+        if reason:
+            assert artifact.name in reason
             return
         assert (logits.dtype, logits.shape) == (np.float32, (3, len(TABLE.classes), *SIZE))
         assert np.array_equal(logits.argmax(1), session.run(batch))
