@@ -3,12 +3,15 @@
     python benchmarks/streets_voc_style.py                       # four plans, every method
     python benchmarks/streets_voc_style.py --table ablations     # of HRHF and DKD, plan 6-2
     python benchmarks/streets_voc_style.py --plans 6-2 --selections disjoint --rows "mib;plop"
+    python benchmarks/streets_voc_style.py --table ablations --selections close-ups
 
 Six classes at step 0 (road, sidewalk, building, sky, tree, person), then car and bus: together
 (6-2) or one after the other (6-1-1). Poles, signs and bicycles are background. In an image of a
 step only the step's classes are labelled, all else is background, as in the protocol on Pascal VOC:
-`disjoint` images show no class of a later step, `overlapped` ones may. Every step has as many
-images (`--images`); `joint` has as many as all steps together, and so as many iterations as they.
+`disjoint` images show no class of a later step, `overlapped` ones may. Either way a street is full
+of the old classes; in `close-ups` the images of later steps show a car or a bus and little else.
+Every step has as many images (`--images`); `joint` has as many as all steps together, and so as
+many iterations as they.
 The ablations repeat tables 2 to 6 of the HRHF paper and table 3 of DKD's.
 
 Interrupted or killed, the same command continues; finished rows are kept.
@@ -19,9 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from _rows import Conditions, Row, folder_of, lines_of, train_row, write_lines
 
@@ -38,6 +43,7 @@ BASE = ("road", "sidewalk", "building", "sky", "tree", "person")
 NEW = ("car", "bus")
 PLANS = {"6-2": ((*BASE,), NEW), "6-1-1": ((*BASE,), *((name,) for name in NEW))}
 SELECTIONS = ("overlapped", "disjoint")
+CLOSE_UPS = "close-ups"
 SCENES = {"train": (0, 1400), "val": (500_000, 100)}
 """Split -> first scene and number of scenes; one in six shows neither car nor bus."""
 
@@ -111,7 +117,9 @@ def main() -> None:
     rows = TABLES[options.table]
     chosen = {n: rows[n] for n in (options.rows.split(";") if options.rows else rows)}
     out = options.out or HERE / "results" / f"streets_voc_style_{options.table}.csv"
-    scenes(options.runs / "scenes")
+    scenes(options.runs / "scenes", cut_out)
+    if CLOSE_UPS in selections:
+        scenes(options.runs / CLOSE_UPS, lambda number: close_up(number, options.images))
     for plan in plans:
         for selection in selections:
             conditions = conditions_of(plan, selection, options)
@@ -126,7 +134,7 @@ def main() -> None:
     sys.stdout.write(f"wrote {out}\n")
 
 
-def scenes(root: Path) -> None:
+def scenes(root: Path, drawn: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
     """Draw the scenes once, as a folder with a real background."""
     if (root / TABLE).exists():
         return
@@ -140,7 +148,7 @@ def scenes(root: Path) -> None:
         (split, f"{split}-{number:06d}", image, look_up[mask])
         for split, (first, count) in SCENES.items()
         for number in range(first, first + count)
-        for image, mask in (cut_out(number),)
+        for image, mask in (drawn(number),)
     )
     total = sum(count for _, count in SCENES.values())
     write_folder(
@@ -156,6 +164,26 @@ def cut_out(number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(image[part]), np.ascontiguousarray(mask[part])
 
 
+def close_up(number: int, base: int) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of the largest car or bus; of the scenes of step 0 and of `val`, the cut-out."""
+    first, _ = SCENES["val"]
+    if number < base or first <= number < 2 * first:
+        return cut_out(number)
+    image, mask = render(number, (192, 288))
+    vehicle = np.isin(mask, [label.id for label in LABELS if label.name in NEW])
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(vehicle.astype(np.uint8))
+    if count == 1 or boxes[1:, 4].max() < 400:
+        return close_up(number + 2 * first, base)  # another scene
+    left, top, width, height = boxes[1 + boxes[1:, 4].argmax()][:4]
+    across, down = width // 10, height // 10
+    part = np.s_[top + down : top + height - down, left + across : left + width - across]
+    size = (96, 64)
+    return (
+        cv2.resize(image[part], size, interpolation=cv2.INTER_LINEAR),
+        cv2.resize(mask[part], size, interpolation=cv2.INTER_NEAREST),
+    )
+
+
 def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Conditions:
     """What every row of a plan has in common."""
     columns = {
@@ -169,12 +197,18 @@ def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Con
         "seed": options.seed,
         "threads": options.threads,
     }
-    lines = [f'name = "streets:{plan}"', f'selection = "{selection}"', 'background = "real"']
-    lines += [f"[[step]]\nclasses = {json.dumps(classes)}" for classes in PLANS[plan]]
+    lines = [f'name = "streets:{plan}"', 'background = "real"']
+    if selection != CLOSE_UPS:
+        lines += [f'selection = "{selection}"']
+    for step, classes in enumerate(PLANS[plan]):
+        lines += [f"[[step]]\nclasses = {json.dumps(classes)}"]
+        if selection == CLOSE_UPS:
+            numbers = range(step * options.images, (step + 1) * options.images)
+            lines += [f"images = {json.dumps([f'train-{n:06d}' for n in numbers])}"]
     file = options.runs / f"{plan}-{selection}.toml"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     base = {
-        "data": str(options.runs / "scenes"),
+        "data": str(options.runs / (CLOSE_UPS if selection == CLOSE_UPS else "scenes")),
         "scenario": str(file),
         "model": options.model,
         "size": config.parse_size(options.size),
