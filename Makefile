@@ -20,7 +20,7 @@ demo: $(READY) ## train, extend, export and compare on generated images, on the 
 	$(BIN)/edgeinc demo
 
 test: lint types $(READY) ## the whole gate: style, types, layers, tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/pytest -m slow --timeout 3600

@@ -14,6 +14,18 @@ from engines import machine  # noqa: F401  # a fixture of several files
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_configure():
+    """Give every worker of pytest-xdist one core.
+
+    Processes with as many threads as there are cores wait for each other's spinning threads: two
+    of them on two cores take ten times as long as one after the other.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory):
     """Nothing that a test indexes or unpacks lands in the user's cache folder."""
