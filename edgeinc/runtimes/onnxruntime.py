@@ -7,22 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeinc import host
 from edgeinc.errors import EdgeincError, MissingError
 from edgeinc.runtimes import Availability, Runtime, Session
-from edgeinc.runtimes._card import (
-    CLASSES,
-    IMAGES,
-    LOGITS,
-    card_path,
-    from_metadata,
-    read_card,
-    verified,
-)
-from edgeinc.runtimes._head import decode
+from edgeinc.runtimes._card import card_path, read_card, verified
+from edgeinc.runtimes._graph_session import Feeds, GraphSession
 
 ERRORS_ONLY = 3
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -69,7 +60,7 @@ class OnnxRuntime(Runtime):
         return OnnxSession(path, device=device, threads=threads)
 
 
-class OnnxSession(Session):
+class OnnxSession(GraphSession):
     """An exported file, opened."""
 
     runtime = "onnxruntime"
@@ -78,50 +69,18 @@ class OnnxSession(Session):
         card = verified(path, read_card(path)) if card_path(path).exists() else None
         self.threads = threads or host.cores()
         self._session = _create(path, device, self.threads)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if card is None:
-            card = from_metadata(path, metadata)
-        self.provider = self._session.get_providers()[0]
-        self.precision, self.size, self.step = card.precision, card.size, card.step
-        self.table, self.path, self.sha256 = card.table, path, card.sha256
-        self._rows = decode(path, metadata, card.head_shape) if card.head == "dynamic" else {}
-        self._low, _, self._high = card.batch
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._as_float = inputs[0].type == "tensor(float)"
-        self._answers = [output.name for output in outputs]
+        self.provider = self._session.get_providers()[0]
+        self._describe(
+            path,
+            card,
+            self._session.get_modelmeta().custom_metadata_map,
+            answers=[output.name for output in outputs],
+            as_float=inputs[0].type == "tensor(float)",
+        )
 
-    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids, in batches that fit."""
-        self.check(images)
-        if not len(images):
-            return np.empty((0, *self.size), np.uint8)
-        if CLASSES in self._answers:
-            return self._computed(images, CLASSES)
-        ids: npt.NDArray[np.uint8] = self._computed(images, LOGITS).argmax(1).astype(np.uint8)
-        return ids
-
-    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores of every class, (N, C, H, W) float32, where the file was exported with them."""
-        if LOGITS not in self._answers:
-            return super().logits(images)
-        self.check(images)
-        classes = len(self.table.classes)
-        if not len(images):
-            return np.empty((0, classes, *self.size), np.float32)
-        return self._computed(images, LOGITS)[:, :classes]
-
-    def _computed(self, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
-        """One output of the graph for all images; the last batch is filled up where it must be."""
-        fed: npt.NDArray[Any] = images.astype(np.float32) if self._as_float else images
-        parts = []
-        for start in range(0, len(fed), self._high):
-            batch = fed[start : start + self._high]
-            missing = max(0, self._low - len(batch))
-            if missing:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
-            found = self._session.run([answer], {IMAGES: batch, **self._rows})[0]
-            parts.append(found[: len(found) - missing])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _infer(self, answer: str, feeds: Feeds) -> npt.NDArray[Any]:
+        return self._session.run([answer], feeds)[0]  # type: ignore[no-any-return]
 
 
 def _create(path: Path, device: str, threads: int) -> Any:
