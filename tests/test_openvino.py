@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-import edgeinc  # noqa: E402
-from edgeinc import host  # noqa: E402
-from edgeinc.errors import EdgeincError, MissingError  # noqa: E402
-from edgeinc.runtimes import _first_load, openvino, open_artifact  # noqa: E402
+import edgeinc
+from edgeinc import host
+from edgeinc.errors import EdgeincError, MissingError
+from edgeinc.runtimes import _first_load, open_artifact, openvino
 
 SIZE = (64, 96)
 
