@@ -413,7 +413,7 @@ def test_what_is_not_exported_is_skipped_and_says_how_to_get_it(run, tmp_path):
 
 
 def test_a_run_is_timed_as_trained_and_as_exported(run, exported):
-    result = bench(run, duration=0.2, threads=1)
+    result = bench(run, runtimes=["torch", "onnxruntime"], duration=0.2, threads=1)
     assert result.path == str(run / "bench" / "bench.json")
     text = Path(result.path).read_text(encoding="utf-8")
     assert from_json(BenchResult, text, source=result.path) == result
@@ -490,7 +490,13 @@ def test_a_device_that_is_not_here_is_skipped_not_replaced(run, exported, tmp_pa
 
     if torch.cuda.is_available():
         pytest.skip("CUDA is here")
-    result = bench(run, device="cuda", duration=0.1, out=tmp_path / "bench.json")
+    result = bench(
+        run,
+        runtimes=["torch", "onnxruntime"],
+        device="cuda",
+        duration=0.1,
+        out=tmp_path / "bench.json",
+    )
     assert len(result.rows) == 6
     for row in result.rows:
         assert row.status.startswith("skipped: ")
@@ -535,7 +541,7 @@ class Stop:
 def test_the_result_is_on_disk_before_the_next_scope_begins(run, exported, tmp_path):
     out = tmp_path / "bench.json"
     watch = Stop(out)
-    bench(run, duration=0.1, threads=1, out=out, progress=watch)
+    bench(run, runtimes=["torch", "onnxruntime"], duration=0.1, threads=1, out=out, progress=watch)
     assert watch.seen["time io"] is None
     assert watch.seen["time e2e"] == ["infer", "infer", "io", "io"]
     document = json.loads(out.read_text())

@@ -36,6 +36,7 @@ _EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnxruntime": "cpu",
+    "nncf": "quant",
     "openvino": "openvino",
     "tensorrt": "trt",
     "tensorrt_rtx": "trtcheck",

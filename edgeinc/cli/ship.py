@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from edgeinc.cli._command import RESULT, SHIP, WHAT, app, command, flag
 from edgeinc.cli._options import (
@@ -14,7 +15,7 @@ from edgeinc.cli._options import (
 )
 from edgeinc.cli._ui import Ui
 from edgeinc.errors import UsageError
-from edgeinc.schema import ArtifactCard, EngineCheck
+from edgeinc.schema import ArtifactCard, ClassLoss, EngineCheck, Parity
 
 
 @command(
@@ -25,6 +26,7 @@ from edgeinc.schema import ArtifactCard, EngineCheck
         "edgeinc export",
         "edgeinc export runs/full --step 1 --data-root /data",
         "edgeinc export runs/full --head dynamic --precision fp16 --trt",
+        "edgeinc export runs/full --precision int8 --for openvino",
     ],
 )
 def export(
@@ -47,10 +49,49 @@ def export(
         typer.Option(
             "--precision",
             metavar="NAME",
-            help="Types in the file: fp32 or fp16.",
+            help="Types in the file: fp32, fp16 or int8.",
             rich_help_panel=RESULT,
         ),
     ] = "fp32",
+    target: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="RUNTIME",
+            help="What int8 is made for: onnxruntime, openvino or tensorrt.",
+            rich_help_panel=RESULT,
+        ),
+    ] = "onnxruntime",
+    calibration: Annotated[
+        int,
+        typer.Option(
+            "--calibration",
+            metavar="N",
+            min=1,
+            help="Training images that int8 takes its ranges from.",
+            rich_help_panel=WHAT,
+        ),
+    ] = 64,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=0,
+            help="Labelled images to score file and network on; 0 scores neither.",
+            rich_help_panel=WHAT,
+        ),
+    ] = 100,
+    max_miou_loss: Annotated[
+        float,
+        typer.Option(
+            "--max-miou-loss",
+            metavar="POINTS",
+            min=0,
+            help="Gate: mIoU the file may lose against torch. int8 leaves layers float to meet it.",
+            rich_help_panel=RESULT,
+        ),
+    ] = 0.5,
     head: Annotated[
         str,
         typer.Option(
@@ -142,6 +183,7 @@ def export(
         path,
         step=step,
         precision=precision,
+        target=target,
         head=head,
         capacity=capacity,
         output=output,
@@ -153,6 +195,9 @@ def export(
         out=out,
         data=data,
         data_root=data_root,
+        limit=limit,
+        calibration=calibration,
+        max_miou_loss=max_miou_loss,
         progress=ui.progress,
     )
     ui.remember(path)
@@ -167,17 +212,43 @@ def export(
             ("recipe", result.recipe),
             ("note", result.note),
         ),
+        *_losses(ui, result.card),
         *(check_lines(ui, result.check) if result.check else ()),
         essential=[p for p in (result.path, result.engine) if p],
         hint=[] if rejected else ["edgeinc", "bench", path],
     )
     if parity and rejected:
-        ui.gate(
-            [f"{parity.agreement:.3f} % of pixels agree with torch, the gate is {parity.gate} %"],
-            hint=f"kept for inspection: {result.path}; most different: '{parity.worst_class}'",
-        )
+        worst = _worst(parity)
+        hint = f"most different: '{worst.name if worst else parity.worst_class}'"
+        ui.gate(parity.unmet, hint=f"kept for inspection: {result.path}; {hint}")
     if result.check:
         check_gate(ui, result.check)
+
+
+def _losses(ui: Ui, card: ArtifactCard) -> list[Table]:
+    """What each class loses against torch; in fp32, where nothing is lost, only if it does."""
+    parity = card.parity
+    if parity is None or not parity.losses or (card.precision == "fp32" and parity.passed):
+        return []
+    worst = _worst(parity)
+    rows = [
+        (
+            loss.name,
+            loss.reference_iou,
+            loss.iou,
+            None if loss.points is None else f"{loss.points:+.2f}",
+            "worst" if loss is worst else "",
+        )
+        for loss in parity.losses
+    ]
+    title = f"IoU on {parity.scored} labelled images"
+    return [ui.table(("class", "torch", "file", "loss", ""), rows, title=title)]
+
+
+def _worst(parity: Parity) -> ClassLoss | None:
+    """The class that loses most, if one does."""
+    lost = [loss for loss in parity.losses if (loss.points or 0) > 0]
+    return max(lost, key=lambda loss: loss.points or 0, default=None)
 
 
 def _batch(text: str | None) -> tuple[int, int, int] | None:
@@ -195,14 +266,23 @@ def _batch(text: str | None) -> tuple[int, int, int] | None:
 
 def card_facts(card: ArtifactCard) -> list[tuple[str, Any]]:
     """What a card says, as names and values."""
-    parity = "not checked"
+    parity = miou = "not checked"
     if card.parity:
         p = card.parity
-        verdict = "passed" if p.passed else "not met"
+        verdict = "passed" if p.agreement >= p.gate else "not met"
+        gate = f"gate {p.gate} %: {verdict}" if p.gate else "no gate"
         parity = (
             f"{p.agreement:.3f} % of pixels agree with torch on {p.images} images, worst class "
-            f"{p.worst_class} IoU {p.worst_class_iou:.1f} (gate {p.gate} %: {verdict})"
+            f"{p.worst_class} IoU {p.worst_class_iou:.1f} ({gate})"
         )
+    if card.parity and card.parity.miou_loss is not None:
+        p = card.parity
+        verdict = "passed" if card.parity.miou_loss <= (p.miou_gate or 0) else "not met"
+        miou = (
+            f"{p.miou:.2f}, torch {p.reference_miou:.2f} on {p.scored} images "
+            f"(may lose {p.miou_gate}: {verdict})"
+        )
+    int8 = f"{card.quantizer}, for {card.target}, ranges from {card.calibration} images"
     return [
         ("network", f"{card.model}, step {card.step} ({card.method})"),
         ("classes", [c.name for c in card.classes]),
@@ -212,6 +292,9 @@ def card_facts(card: ArtifactCard) -> list[tuple[str, Any]]:
         ("size", f"{card.bytes / 1e6:.1f} MB"),
         ("topology", card.topology_sha256[:16]),
         ("parity", parity),
+        ("mIoU", miou),
+        ("int8 by", int8 if card.target else ""),
+        ("float layers", card.excluded),
     ]
 
 

@@ -11,8 +11,9 @@ from edgeinc.runtimes._card import CLASSES, IMAGES, LOGITS
 from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
 from edgeinc.schema import Answer, HeadMode, Precision, Size
 
-GATES: Mapping[Precision, float] = {"fp32": 99.9, "fp16": 99.5}
-"""Percent of pixels that must agree with torch, by precision."""
+GATES: Mapping[Precision, float] = {"fp32": 99.9, "fp16": 99.5, "int8": 0.0}
+"""Percent of pixels that must agree with torch, by precision; 0: it is only reported."""
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
 CAPACITY = 32
 """Rows of the classifier in head mode `capacity`, where no number was asked for."""
 MAX_ROWS = 255
@@ -30,6 +31,7 @@ class Form:
         images: `uint8` or `float` (float32, 0 to 255), either way (N, H, W, 3) RGB.
         precision: Types of weights and computation.
         batch: Fewest, usual and most images of a call; all equal for a fixed number.
+        target: The runtime that int8 is made for; files of other precisions suit every one.
     """
 
     head: HeadMode = "static"
@@ -38,6 +40,7 @@ class Form:
     images: Literal["uint8", "float"] = "uint8"
     precision: Precision = "fp32"
     batch: tuple[int, int, int] = (1, 1, 1)
+    target: Target = "onnxruntime"
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -62,6 +65,7 @@ def form_of(
     output: str,
     images: str,
     batch: tuple[int, int, int] | None,
+    target: str = "onnxruntime",
 ) -> Form:
     """What is wanted of the graph, every word of it known."""
     for what, value, known in (
@@ -69,11 +73,17 @@ def form_of(
         ("head mode", head, get_args(HeadMode)),
         ("output", output, get_args(Answer)),
         ("input", images, ("uint8", "float")),
+        ("runtime to quantise for", target, get_args(Target)),
     ):
         if value not in known:
             raise UsageError(
                 f"{what} {value} is not supported", hint=f"supported: {', '.join(known)}"
             )
+    if precision != "int8" and target != "onnxruntime":
+        raise UsageError(
+            f"a file in {precision} is the same for every runtime, so there is none for {target}",
+            hint="leave out --for, or add --precision int8",
+        )
     low, usual, high = batch or (1, 1, 1)
     if not 1 <= low <= usual <= high:
         raise UsageError(
@@ -92,6 +102,7 @@ def form_of(
         images=cast('Literal["uint8", "float"]', images),
         precision=cast("Precision", precision),
         batch=(low, usual, high),
+        target=cast("Target", target),
     )
 
 
@@ -99,7 +110,7 @@ def suffix(form: Form) -> str:
     """What tells a file from the others of its step: precision, then what is not the default."""
     low, _, high = form.batch
     parts = [
-        form.precision,
+        form.precision if form.target == "onnxruntime" else f"{form.precision}-{form.target}",
         {"static": "", "capacity": f"capacity{form.capacity}", "dynamic": "dynamic"}[form.head],
         "" if form.answer == "classes" else form.answer,
         "" if form.images == "uint8" else "float",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edgeinc.data import Dataset, Image, open_dataset
-from edgeinc.errors import DataError, UsageError
+from edgeinc.errors import DataError, EdgeincError, UsageError
 from edgeinc.schema import DataRef, Size
 
 SEED = 0
@@ -74,6 +74,38 @@ def run_probe(
             return Probe(noise.images, f"{noise.source}, because the run knows no data", real=False)
         gone = f"{noise.source}, because {reference.name} in {reference.root} cannot be read"
         return Probe(noise.images, gone, real=False)
+
+
+def calibration_images(
+    reference: DataRef,
+    *,
+    data: str | os.PathLike[str] | None,
+    data_root: str | os.PathLike[str] | None,
+    count: int,
+) -> tuple[Image, ...]:
+    """Up to `count` images spread over the training split of the data asked for, else of a run's.
+
+    Ranges that come from noise would fit nothing a camera sees, so there is no way around real
+    images.
+
+    Raises:
+        DataError: No image can be read.
+        UsageError: The data asked for is not there.
+    """
+    try:
+        dataset = open_dataset(data if data is not None else reference, data_root=data_root)
+        splits = dataset.splits()
+        ids = dataset.ids("train" if "train" in splits else splits[0])
+        chosen = sorted({i * len(ids) // count for i in range(count)})
+        return tuple(dataset.image(ids[i]) for i in chosen)
+    except (DataError, UsageError, OSError) as err:
+        if data is not None and not isinstance(err, OSError):
+            raise
+        cause = err.message if isinstance(err, EdgeincError) else str(err)
+        raise DataError(
+            f"int8 is calibrated on real images, and none can be read: {cause}",
+            hint="name some with --data NAME|PATH",
+        ) from err
 
 
 def _noise(count: int, size: Size) -> tuple[Image, ...]:

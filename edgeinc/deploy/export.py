@@ -13,30 +13,31 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from edgeinc import __version__, host
 from edgeinc.data import Image
 from edgeinc.deploy._form import CAPACITY, GATES, Form, form_of, inputs, outputs, suffix
-from edgeinc.deploy._parity import compare
-from edgeinc.deploy._probe import run_probe
+from edgeinc.deploy._parity import Labels, compare, labels_of
+from edgeinc.deploy._probe import calibration_images, run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
 from edgeinc.deploy.build import build, check
+from edgeinc.deploy.quantize import check_quantizer, first_that_passes, quantise
 from edgeinc.deploy.topology import body_sha256, topology_sha256
 from edgeinc.errors import MissingError, RunError, UsageError
-from edgeinc.progress import SILENT, Progress, Task
+from edgeinc.progress import SILENT, Progress
 from edgeinc.registry import load
 from edgeinc.runs import Run, open_run, write_atomic
-from edgeinc.runtimes import Session
 from edgeinc.runtimes._card import card_path, read_card, to_metadata
 from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes._golden import ask
 from edgeinc.runtimes._head import encode
+from edgeinc.runtimes.torch import TorchSession
 from edgeinc.schema import (
     ArtifactCard,
     ExportResult,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["export", "read_card"]
 
 IMAGES = 8
+LABELLED, CALIBRATION, MAX_MIOU_LOSS = 100, 64, 0.5
+"""Images to score on and to calibrate with, and the points of mIoU a file may lose, unless told."""
 REJECTED = ".rejected"
 
 
@@ -61,6 +64,7 @@ def export(
     *,
     step: int | None = None,
     precision: str = "fp32",
+    target: str = "onnxruntime",
     head: str = "static",
     capacity: int = CAPACITY,
     output: str = "classes",
@@ -72,14 +76,22 @@ def export(
     out: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
+    limit: int = LABELLED,
+    calibration: int = CALIBRATION,
+    max_miou_loss: float = MAX_MIOU_LOSS,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Export a finished step and compare the file with the network on real images.
 
+    In int8, the layers that hurt most stay float until the file loses no more mIoU than it may;
+    where half of them do not suffice, it is rejected. See `quantize`.
+
     Args:
         run: The run's folder.
         step: Which step; None takes the newest.
-        precision: `fp32` or `fp16`: the types in the file, which TensorRT 10 and 11 compute in.
+        precision: `fp32`, `fp16` or `int8`: the types in the file, which TensorRT 10 and 11
+            compute in.
+        target: `onnxruntime`, `openvino` or `tensorrt`: the runtime that int8 is made for.
         head: `static`: as many classes as there are. `capacity`: room for later ones in the same
             graph. `dynamic`: the classifier is an input of the graph, with any number of classes.
         capacity: Rows of the classifier in head mode `capacity`.
@@ -90,8 +102,11 @@ def export(
         trt_check: Also let NVIDIA's parser and builder try the file; needs no GPU.
         require_trt: As `trt`, and fail at once where TensorRT cannot be imported.
         out: The .onnx file to write; None takes RUN/export/step-N.PRECISION.onnx.
-        data: Dataset to compare on; None takes the run's.
+        data: Dataset to compare on and to calibrate with; None takes the run's.
         data_root: Where named datasets lie.
+        limit: Labelled images to score file and network on; 0 scores neither.
+        calibration: Images of the training split that int8 takes its ranges from.
+        max_miou_loss: Points of mIoU that the file may lose where it is scored.
         progress: Told about the parts of the work.
 
     Returns:
@@ -101,25 +116,39 @@ def export(
     Raises:
         UsageError: No such run or step, or a precision or file name that is not supported.
         RunError: The step is unfinished, its weights were changed, or hold NaN.
-        MissingError: The exporter's packages, or TensorRT where it is required, are not here.
-        DataError: The data asked for cannot be read.
+        MissingError: The exporter's packages, the quantizer, or TensorRT where it is required, are
+            not here.
+        DataError: The data asked for cannot be read, or there is no real image to calibrate with.
+        EdgeincError: The quantizer failed, or the runtime crashed on what it made.
     """
     _check_tools(require_trt)
-    form = form_of(precision, head, capacity, output, input, dynamic_batch)
+    form = form_of(precision, head, capacity, output, input, dynamic_batch, target)
     opened = open_run(run)
     info = opened.step(step)
     path = Path(out or opened.path / "export" / f"step-{info.index}.{suffix(form)}.onnx")
     if path.suffix != ".onnx":
         raise UsageError(f"cannot export to {path}", hint="give a file name that ends in .onnx")
     size = opened.info.size
-    images = run_probe(info.data, data=data, data_root=data_root, count=IMAGES, size=size)
-    with progress.task(f"export step {info.index}", 2 + len(images.images), "part") as task:
-        content, card, parity_note = _build(opened, info, form, images.images, task)
-        path, card = _write(path, content, card)
-        task.advance(note="written")
+    where: _Where = {"data": data, "data_root": data_root}
+    images = run_probe(info.data, **where, count=IMAGES, size=size)
+    shown: tuple[Image, ...] = ()
+    if form.precision == "int8":
+        check_quantizer(form.target)
+        shown = calibration_images(info.data, **where, count=calibration)
+    network = TorchSession(opened.folder(info.index), device="cpu", threads=0)
+    _refuse_not_finite(network, info.index)
+    labels = labels_of(opened, network, info.data, **where, limit=limit)
+    judge = _Judge(network, images.images, labels, max_miou_loss, progress)
+    content, card, parity_note = _build(opened, info, form, judge, shown)
+    path, card = _write(path, content, card)
     notes = [parity_note]
     if card.parity is not None and not images.real:
         notes.append(f"compared with torch on {images.source}")
+    notes.append(labels.note)
+    if card.parity is not None and card.excluded and not card.parity.passed:
+        notes.append(f"rejected although {len(card.excluded)} layers stayed float")
+    if card.target == "tensorrt" and card.parity is not None:
+        notes.append("compared in ONNX Runtime: an engine is measured where it is built")
     result = ExportResult(str(path), card)
     good = not path.name.endswith(REJECTED)
     if good and (trt or require_trt):
@@ -149,36 +178,99 @@ def _check_tools(require_trt: bool) -> None:
         )
 
 
-def _build(
-    run: Run, info: StepInfo, form: Form, images: Sequence[Image], task: Task
-) -> tuple[bytes, ArtifactCard, str]:
-    """The file's content, its card, and a note where it was not compared."""
-    import onnx
-
-    from edgeinc.deploy._graph import head_of, to_onnx
-    from edgeinc.runtimes.torch import TorchSession
-
-    network = TorchSession(run.folder(info.index), device="cpu", threads=0)
+def _refuse_not_finite(network: TorchSession, step: int) -> None:
     for name, values in network.model.state_dict().items():
         if not values.isfinite().all():
             raise RunError(
-                f"{name} of step {info.index} holds values that are not finite",
+                f"{name} of step {step} holds values that are not finite",
                 hint="train the step again; a lower --lr often helps",
             )
-    graph = to_onnx(network.model, run.info.size, form)
-    onnx.checker.check_model(graph, full_check=True)
-    weight, bias = head_of(network.model, form)
-    card = _card(run, info, form, network.model, graph, weight.shape)
-    metadata = to_metadata(card)
-    if form.head == "dynamic":
-        metadata |= encode(weight, bias)
-    onnx.helper.set_model_props(graph, metadata)
-    task.advance(note="graph")
-    parity, golden, note = _parity(network, graph, images, GATES[form.precision], task)
-    onnx.helper.set_model_props(graph, {**metadata, **golden})
-    content = graph.SerializeToString(deterministic=True)
-    digest = hashlib.sha256(content).hexdigest()
-    return content, replace(card, sha256=digest, bytes=len(content), parity=parity), note
+
+
+class _Where(TypedDict):
+    """Which data was asked for."""
+
+    data: str | os.PathLike[str] | None
+    data_root: str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Compares a file's content with the network, before it gets a name."""
+
+    network: TorchSession
+    images: Sequence[Image]
+    labels: Labels
+    max_miou_loss: float
+    progress: Progress
+
+    def parity(
+        self, graph: onnx.ModelProto, form: Form
+    ) -> tuple[Parity | None, dict[str, str], str]:
+        """The outcome, the file's golden question, and why there are none."""
+        name = "openvino" if form.target == "openvino" else "onnxruntime"
+        runtime = load("runtimes", name)
+        state = runtime.availability()
+        if not state.ok:
+            return None, {}, f"not compared with torch: {state.reason} ({state.fix})"
+        with TemporaryDirectory() as folder:
+            candidate = Path(folder) / "candidate.onnx"
+            candidate.write_bytes(graph.SerializeToString())
+            with runtime.open(candidate, device="cpu") as session:
+                progress, count = self.progress, len(self.images)
+                with progress.task("compare with torch", count, "img") as task:
+                    gate = GATES[form.precision]
+                    parity = compare(self.network, session, self.images, gate=gate, task=task)
+                judged = self.labels.judged(
+                    parity, session, gate=self.max_miou_loss, progress=progress
+                )
+                return judged, ask(session.run, session.size), ""
+
+
+_Built = tuple[bytes, ArtifactCard, str]
+"""The file's content, its card, and a note where it was not compared."""
+
+
+def _build(
+    run: Run, info: StepInfo, form: Form, judge: _Judge, calibration: Sequence[Image]
+) -> _Built:
+    """Make the graph; in int8, leave out layers until the gate is met."""
+    import onnx
+
+    from edgeinc.deploy._graph import head_of, to_onnx
+
+    model, progress = judge.network.model, judge.progress
+    with progress.task(f"export step {info.index}", 1, "graph") as task:
+        graph = to_onnx(model, run.info.size, form)
+        onnx.checker.check_model(graph, full_check=True)
+        task.advance()
+    weight, bias = head_of(model, form)
+
+    def finished(graph: onnx.ModelProto, excluded: tuple[str, ...] = ()) -> _Built:
+        card = _card(run, info, form, model, graph, weight.shape)
+        if calibration:
+            quantizer = check_quantizer(form.target)
+            card = replace(card, target=form.target, quantizer=quantizer, excluded=excluded)
+            card = replace(card, calibration=len(calibration))
+        metadata = to_metadata(card)
+        if form.head == "dynamic":
+            metadata |= encode(weight, bias)
+        onnx.helper.set_model_props(graph, metadata)
+        parity, golden, note = judge.parity(graph, form)
+        onnx.helper.set_model_props(graph, {**metadata, **golden})
+        content = graph.SerializeToString(deterministic=True)
+        card = replace(card, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        return content, replace(card, parity=parity), note
+
+    if not calibration:
+        return finished(graph)
+    quantised = quantise(graph, calibration, target=form.target, progress=progress)
+    return first_that_passes(quantised, finished, _passed, progress)
+
+
+def _passed(built: _Built) -> bool:
+    parity = built[1].parity
+    return parity is None or parity.passed
 
 
 def _card(
@@ -220,22 +312,6 @@ def _card(
         answer=form.answer,
         body_sha256=body_sha256(graph),
     )
-
-
-def _parity(
-    network: Session, graph: onnx.ModelProto, images: Sequence[Image], gate: float, task: Task
-) -> tuple[Parity | None, dict[str, str], str]:
-    """Compare a graph with the network, before it gets a name, and ask it its golden question."""
-    runtime = load("runtimes", "onnxruntime")
-    state = runtime.availability()
-    if not state.ok:
-        return None, {}, f"not compared with torch: {state.reason} ({state.fix})"
-    with TemporaryDirectory() as folder:
-        candidate = Path(folder) / "candidate.onnx"
-        candidate.write_bytes(graph.SerializeToString())
-        with runtime.open(candidate, device="cpu") as session:
-            parity = compare(network, session, images, gate=gate, task=task)
-            return parity, ask(session.run, session.size), ""
 
 
 def _write(path: Path, content: bytes, card: ArtifactCard) -> tuple[Path, ArtifactCard]:

@@ -24,7 +24,10 @@ BESIDE = ("file", "sha256", "bytes", "created", "versions", "parity", "recipe", 
 IMAGES, CLASSES, LOGITS = "images", "classes", "logits"
 """Names of a graph's inputs and outputs, beside those of `_head`."""
 
-_JSON = ("step", "classes", "size", "mean", "std", "opset", "head_shape", "batch")
+_JSON = (
+    *("step", "classes", "size", "mean", "std", "opset", "head_shape", "batch"),
+    *("excluded", "calibration"),
+)
 """Fields that are JSON in the metadata; the others are text as it is."""
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar
-
-import numpy as np
-import numpy.typing as npt
 
 from edgeinc import host
 from edgeinc.errors import EdgeincError, MissingError, UpdateError
 from edgeinc.runtimes import Availability, Runtime, Session
-from edgeinc.runtimes._card import CLASSES, IMAGES, LOGITS, verified
-from edgeinc.runtimes._head import Rows, decode
-from edgeinc.runtimes._update import Candidate, Updatable, read_candidate
+from edgeinc.runtimes._card import verified
+from edgeinc.runtimes._graph_session import Graph, GraphSession
+from edgeinc.runtimes._update import Candidate
 from edgeinc.schema import Way
 
 ERRORS_ONLY = 3
@@ -72,91 +67,27 @@ class OnnxRuntime(Runtime):
         return OnnxSession(path, device=device, threads=threads)
 
 
-@dataclass(frozen=True)
-class _Live:
-    """All that an answer depends on, exchanged as one."""
-
-    session: Any
-    rows: Rows
-    most: int
-    fewest: int
-    as_float: bool
-    answers: tuple[str, ...]
-    classes: int
-
-
-class OnnxSession(Updatable):
+class OnnxSession(GraphSession):
     """An exported file, opened."""
 
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, *, device: str, threads: int) -> None:
-        candidate = read_candidate(path)
         self.threads, self._device = threads or host.cores(), device
-        self._exchange = Lock()
-        self.ways = OnnxRuntime.ways()
-        self.size = candidate.card.size
-        self._serve(self._loaded(candidate, "reload"), candidate)
-        self.provider = self._live.session.get_providers()[0]
+        self._open(path, OnnxRuntime.ways())
 
-    def _loaded(self, new: Candidate, way: Way) -> _Live:
-        card = new.card
-        rows = decode(new.path, new.entries, card.head_shape) if card.head == "dynamic" else {}
-        if way == "head":
-            live: _Live = self._live
-            return replace(live, rows=rows, classes=len(card.classes))
+    def _graph(self, new: Candidate, way: Way) -> Graph:
         if way == "weights":
             session = _exchanged(self._candidate, new, self._device, self.threads)
         else:
             session = _create(new.path, new.path, self._device, self.threads)
+        self.provider = session.get_providers()[0]
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        fewest, _, most = card.batch
-        return _Live(
-            session=session,
-            rows=rows,
-            most=most,
-            fewest=fewest,
-            as_float=inputs[0].type == "tensor(float)",
+        return Graph(
+            infer=lambda answer, feeds: session.run([answer], feeds)[0],
             answers=tuple(output.name for output in outputs),
-            classes=len(card.classes),
+            as_float=inputs[0].type == "tensor(float)",
         )
-
-    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Segment (N, H, W, 3) uint8 images into (N, H, W) uint8 ids, in batches that fit."""
-        self.check(images)
-        return self._answered(self._live, images)
-
-    def _answered(self, live: _Live, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if not len(images):
-            return np.empty((0, *self.size), np.uint8)
-        if CLASSES in live.answers:
-            return _computed(live, images, CLASSES)
-        ids: npt.NDArray[np.uint8] = _computed(live, images, LOGITS).argmax(1).astype(np.uint8)
-        return ids
-
-    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scores of every class, (N, C, H, W) float32, where the file was exported with them."""
-        live = self._live
-        if LOGITS not in live.answers:
-            return super().logits(images)
-        self.check(images)
-        if not len(images):
-            return np.empty((0, live.classes, *self.size), np.float32)
-        return _computed(live, images, LOGITS)[:, : live.classes]
-
-
-def _computed(live: _Live, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
-    """One output of the graph for all images; the last batch is filled up where it must be."""
-    fed: npt.NDArray[Any] = images.astype(np.float32) if live.as_float else images
-    parts = []
-    for start in range(0, len(fed), live.most):
-        batch = fed[start : start + live.most]
-        missing = max(0, live.fewest - len(batch))
-        if missing:
-            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
-        found = live.session.run([answer], {IMAGES: batch, **live.rows})[0]
-        parts.append(found[: len(found) - missing])
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _exchanged(old: Candidate, new: Candidate, device: str, threads: int) -> Any:

@@ -15,10 +15,29 @@ Answer = Literal["classes", "logits", "both"]
 
 
 @document
+class ClassLoss:
+    """IoU of one class, percent, by torch and by the file; None where it does not occur."""
+
+    name: str
+    reference_iou: float | None
+    iou: float | None
+
+    @property
+    def points(self) -> float | None:
+        """What the file loses, in points of IoU; None where one of both is not known."""
+        if self.iou is None or self.reference_iou is None:
+            return None
+        return self.reference_iou - self.iou
+
+
+@document
 class Parity:
     """Agreement of an exported file with torch on real images, in percent of pixels.
 
     `worst_class_iou`: the smallest IoU, over classes, between the two sets of predicted masks.
+    `gate`: percent that must agree; 0 where it is only reported. `scored`: labelled images on which
+    both were scored: `miou` of the file, `reference_miou` of torch, and no more than `miou_gate`
+    points between them; None where there were no labels.
     """
 
     images: int
@@ -27,6 +46,31 @@ class Parity:
     worst_class_iou: float
     gate: float
     passed: bool
+    scored: int = 0
+    miou: float | None = None
+    reference_miou: float | None = None
+    miou_gate: float | None = None
+    losses: tuple[ClassLoss, ...] = ()
+
+    @property
+    def miou_loss(self) -> float | None:
+        """What the file loses, in points of mIoU; None where it was not scored."""
+        if self.miou is None or self.reference_miou is None:
+            return None
+        return self.reference_miou - self.miou
+
+    @property
+    def unmet(self) -> tuple[str, ...]:
+        """Every gate that was not met, in words."""
+        found = []
+        if self.agreement < self.gate:
+            found.append(
+                f"{self.agreement:.3f} % of pixels agree with torch, the gate is {self.gate} %"
+            )
+        loss = self.miou_loss
+        if loss is not None and self.miou_gate is not None and loss > self.miou_gate:
+            found.append(f"{loss:.2f} points of mIoU are lost, the gate is {self.miou_gate}")
+        return tuple(found)
 
 
 @document
@@ -35,8 +79,10 @@ class ArtifactCard:
 
     `head_shape`: rows, positions and channels of the classifier, see `deploy._heads`; (0, 0, 0) in
     files that were exported before there were head modes. `body_sha256`: hash of the weights but
-    for those of a classifier that is an input. `batch`: fewest, usual and most images
-    of a call.
+    for those of a classifier that is an input. `batch`: fewest, usual and most images of a call. Of
+    int8: `target` is the runtime it was made for, `quantizer` what made it, `excluded` the layers
+    that stayed float beside the first and the head, `calibration` how many images its ranges are
+    from.
     """
 
     file: str
@@ -67,6 +113,10 @@ class ArtifactCard:
     body_sha256: str = ""
     parity: Parity | None = None
     recipe: dict[str, Any] | None = None
+    target: str = ""
+    quantizer: str = ""
+    excluded: tuple[str, ...] = ()
+    calibration: int = 0
     schema_version: int = SCHEMA_VERSION
 
     @property
