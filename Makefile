@@ -13,7 +13,7 @@ help: ## list the targets
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,cpu,trtcheck,dev]" $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,cpu,openvino,quant,trtcheck,dev]" $(PIP_ARGS)
 	touch $@
 
 demo: $(READY) ## train, extend, export and compare on generated images, on the CPU
