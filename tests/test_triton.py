@@ -227,6 +227,17 @@ def test_fewest_images_above_one_are_refused(tmp_path):
     assert "--dynamic-batch 1:4:8" in error.value.hint
 
 
+def test_int8_for_another_runtime_is_refused(tmp_path):
+    path = artifact(tmp_path)
+    card = replace(read_card(path), precision="int8", target="tensorrt")
+    path.with_suffix(".json").write_text(to_json(card), encoding="utf-8")
+    with pytest.raises(UsageError, match="int8 for tensorrt"):
+        write_model_repository(path, tmp_path / "models")
+    ours = replace(card, target="onnxruntime")
+    path.with_suffix(".json").write_text(to_json(ours), encoding="utf-8")
+    assert write_model_repository(path, tmp_path / "models").name == "erfnet-int8"
+
+
 @pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", ".hidden", "..", "a b"])
 def test_a_name_stays_inside_the_repository(tmp_path, name):
     path = artifact(tmp_path)

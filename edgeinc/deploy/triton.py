@@ -38,6 +38,7 @@ _ONNX_TYPES: Mapping[int, str] = {1: "FP32", 2: "UINT8", 6: "INT32", 7: "INT64",
 """`TensorProto.DataType` -> `inference.DataType` of Triton, without its `TYPE_`."""
 _NUMPY_TYPES = {"float32": "FP32", "uint8": "UINT8", "float16": "FP16"}
 _PLATFORMS = {".onnx": "onnxruntime_onnx", ".engine": "tensorrt_plan"}
+_RUNTIME = "onnxruntime"
 _FILES = {".onnx": "model.onnx", ".engine": "model.plan"}
 
 
@@ -144,6 +145,11 @@ def _read(path: Path) -> _Source:
         source = _read_engine(path, read_engine_card(path))
     else:
         source = _read_onnx(path, verified(path, read_card(path)))
+    if path.suffix == ".onnx" and source.card.target not in ("", _RUNTIME):
+        raise UsageError(
+            f"{path} is int8 for {source.card.target}, and Triton would run it with {_RUNTIME}",
+            hint=f"export it with --for {_RUNTIME}, or give the engine that was built from it",
+        )
     low, usual, high = source.batch
     if source.largest_batch and low > 1:
         raise UsageError(
