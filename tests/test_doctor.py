@@ -97,12 +97,6 @@ FAULTS = {
         "pip uninstall -y opencv-python opencv-python-headless",
     ),
     "no tensorrt beside a gpu": (machine(nvidia="NVIDIA L4"), "tensorrt", "warn", "edgeinc[trt]"),
-    "no tensorrt on jetson": (
-        machine(nvidia="NVIDIA Jetson", machine="aarch64"),
-        "tensorrt",
-        "warn",
-        "--system-site-packages",
-    ),
     "full disk": (machine(disk_gb=0.3), "disk", "warn", "free"),
     "little memory": (machine(memory_gb=1.9), "memory", "warn", "--batch-size"),
     "data root is gone": (
@@ -128,8 +122,9 @@ def test_only_a_missing_part_of_the_purpose_counts():
 
 
 def test_a_device_needs_one_runtime_of_two():
-    engine_only = machine({"onnxruntime": ABSENT, "tensorrt": Module(version="10.3")})
-    assert doctor.examine(engine_only, "device").ok
+    engines = {"onnxruntime": ABSENT, "tensorrt": Module(version="10.3.0", works=True)}
+    assert doctor.examine(machine(engines, nvidia="NVIDIA L4"), "device").ok
+    assert not doctor.examine(machine(engines), "device").ok, "engines need a GPU"
     assert not doctor.examine(machine({"onnxruntime": ABSENT}), "device").ok
 
 
