@@ -160,6 +160,15 @@ def export(
             "--require-trt", help="As --trt, and exit 4 where TensorRT is not here.", panel=RESULT
         ),
     ] = False,
+    triton: Annotated[
+        str | None,
+        typer.Option(
+            "--triton",
+            metavar="DIR",
+            help="Also put the file into this Triton model repository, as version STEP + 1.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -192,6 +201,7 @@ def export(
         trt=trt,
         trt_check=trt_check,
         require_trt=require_trt,
+        triton=triton,
         out=out,
         data=data,
         data_root=data_root,
@@ -210,6 +220,7 @@ def export(
             *card_facts(result.card),
             ("engine", result.engine),
             ("recipe", result.recipe),
+            ("triton", result.triton),
             ("note", result.note),
         ),
         *_losses(ui, result.card),

@@ -29,6 +29,7 @@ from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensor
 from edgeinc.deploy.build import build, check
 from edgeinc.deploy.quantize import check_quantizer, first_that_passes, quantise
 from edgeinc.deploy.topology import body_sha256, topology_sha256
+from edgeinc.deploy.triton import write_model_repository
 from edgeinc.errors import MissingError, RunError, UsageError
 from edgeinc.progress import SILENT, Progress
 from edgeinc.registry import load
@@ -73,6 +74,7 @@ def export(
     trt: bool = False,
     trt_check: bool = False,
     require_trt: bool = False,
+    triton: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
@@ -101,6 +103,7 @@ def export(
         trt: Also build the TensorRT engine, or, where that is not here, write how the device does.
         trt_check: Also let NVIDIA's parser and builder try the file; needs no GPU.
         require_trt: As `trt`, and fail at once where TensorRT cannot be imported.
+        triton: Also put the file into this Triton model repository, as version step + 1.
         out: The .onnx file to write; None takes RUN/export/step-N.PRECISION.onnx.
         data: Dataset to compare on and to calibrate with; None takes the run's.
         data_root: Where named datasets lie.
@@ -160,6 +163,9 @@ def export(
             notes.append(engine_note())
     if good and trt_check:
         result = replace(result, check=check(path, progress=progress))
+    if good and triton is not None:
+        source = Path(result.engine) if card.target == "tensorrt" and result.engine else path
+        result = replace(result, triton=str(write_model_repository(source, Path(triton))))
     return replace(result, note="; ".join(filter(None, notes)))
 
 

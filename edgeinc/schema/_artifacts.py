@@ -149,7 +149,11 @@ class EngineCheck:
 
 @document
 class ExportResult:
-    """What `export` wrote. `engine` is "" when none was built; `note` says why."""
+    """What `export` wrote.
+
+    `engine` is "" when none was built, and `note` says why; `triton` is the model's folder in a
+    model repository, or "".
+    """
 
     path: str
     card: ArtifactCard
@@ -157,6 +161,7 @@ class ExportResult:
     recipe: str = ""
     note: str = ""
     check: EngineCheck | None = None
+    triton: str = ""
     schema_version: int = SCHEMA_VERSION
 
 
