@@ -73,7 +73,7 @@ def network_step(method, network):
     """A network at the start of its first extension, with a memory of random importance."""
     torch.manual_seed(0)
     old = create(network, [3], {"width": 0.125})
-    kinds = {"ewc": ["fisher"], "pi": ["score"], "rw": ["fisher", "score"]}[method]
+    kinds = {"ewc": ["online"], "pi": ["score"], "rw": ["fisher", "score"]}[method]
     memory = {f"{k}.{n}": torch.rand(p.numel()) for k in kinds for n, p in old.named_parameters()}
     model = create(network, [3], {"width": 0.125})
     model.load_state_dict(old.state_dict())
@@ -178,7 +178,7 @@ def test_frozen_weights_are_not_measured_and_keep_what_was_known_of_them(method)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_penalty_is_not_measured_as_importance(method):
     """Of two steps over the same path, one with a huge penalty must measure the same."""
-    memory = {f"{k}.a": torch.arange(3.0) for k in ("fisher", "score")}
+    memory = {f"{k}.a": torch.arange(3.0) for k in ("fisher", "online", "score")}
     kept = []
     for factor in (0.0, 1e6):
         model = weights(a=(3,))
@@ -215,7 +215,7 @@ def test_an_iteration_that_fp16_drops_is_not_measured(method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stop", [1, 4, 11])
 def test_a_continued_step_measures_to_the_bit_what_an_unbroken_one_does(method, stop):
-    memory = {f"{k}.a": torch.rand(3) for k in ("fisher", "score")}
+    memory = {f"{k}.a": torch.rand(3) for k in ("fisher", "online", "score")}
     old = weights(a=(3,)).requires_grad_(False)
 
     def begun():
@@ -242,7 +242,7 @@ def test_a_continued_step_measures_to_the_bit_what_an_unbroken_one_does(method, 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_memory_is_not_changed_by_using_it(method):
-    memory = {f"{k}.a": torch.rand(3) for k in ("fisher", "score")}
+    memory = {f"{k}.a": torch.rand(3) for k in ("fisher", "online", "score")}
     before = {k: v.clone() for k, v in memory.items()}
     model = weights(a=(3,))
     step = make(method, memory, 2, lambda_penalty=0.5)

@@ -6,6 +6,7 @@ import shutil
 import threading
 import zlib
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -143,9 +144,11 @@ def test_no_frame_is_lost_and_none_is_half_of_each(files, images):
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            for _ in range(5):
-                session.update(new)
-                session.update(old)
+            for path in (new, old) * 5:
+                session.update(path)
+                seen = len(served)
+                while len(served) < seen + 2 and not failed:  # whatever the cores do meanwhile
+                    sleep(0.001)
         finally:
             stop.set()
             thread.join()

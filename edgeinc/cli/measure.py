@@ -36,7 +36,6 @@ def _option(name: str, metavar: str, text: str, panel: str, **more: Any) -> Any:
     panel=SHIP,
     examples=[
         "edgeinc bench",
-        "edgeinc bench runs/full --runtime torch,onnxruntime --threads 2",
         "edgeinc bench a.onnx b.onnx --data camvid --limit 50 -o bench.md",
         "edgeinc bench --compare bench/base.json --min-fps 25 --max-p99 60",
         "edgeinc bench --matrix runs/erfnet runs/bisenet --data camvid",

@@ -24,13 +24,17 @@ _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11
 """`TensorProto.DataType` -> numpy's."""
 
 
-def metadata(content: bytes) -> dict[str, str]:
-    """The entries of a file's metadata.
+def metadata(content: bytes, name: str = "this") -> dict[str, str]:
+    """The entries of a file's metadata; `name` is the file's, for the message.
 
     Raises:
         EdgeincError: The content is not a protobuf message.
     """
-    return {_text(entry, _KEY): _text(entry, _VALUE) for entry in _found(content, (_METADATA,))}
+    try:
+        entries = _found(content, (_METADATA,))
+        return {_text(entry, _KEY): _text(entry, _VALUE) for entry in entries}
+    except EdgeincError as err:
+        raise EdgeincError(err.message.replace("this", name, 1), hint=err.hint) from err
 
 
 def initializer_names(content: bytes) -> tuple[str, ...]:

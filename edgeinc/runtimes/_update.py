@@ -54,7 +54,7 @@ def read_candidate(path: Path) -> Candidate:
         raise UsageError(f"no such artifact: {path}", hint="check the path")
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    entries = metadata(content)
+    entries = metadata(content, str(path))
     if card_path(path).exists():
         card = verified(path, read_card(path), digest)
     else:
