@@ -211,6 +211,21 @@ def test_a_session_answers_the_same_whatever_the_form_of_its_file(extended, suff
                 np.testing.assert_allclose(session.logits(images), logits, atol=1e-3)
 
 
+def test_another_size_than_that_of_the_training(extended):
+    result = edgeinc.export(extended, size=(96, 128), limit=0)
+    assert result.path.endswith("step-1.fp32.96x128.onnx")
+    assert result.card.parity.passed
+    with edgeinc.open_artifact(result.path) as session:
+        assert session.size == (96, 128)
+        image = np.zeros((1, 96, 128, 3), np.uint8)
+        model = edgeinc.open_artifact(extended).model
+        with torch.no_grad():
+            expected = model(model.normalise(torch.from_numpy(image))).logits.argmax(1)
+        assert (session.run(image) == expected.numpy()).mean() > 0.999
+    with pytest.raises(UsageError, match="size 97x128 is not divisible by 8"):
+        edgeinc.export(extended, size=(97, 128))
+
+
 def test_fp16_has_its_types_in_the_file(extended):
     result = edgeinc.export(extended, precision="fp16", head="dynamic")
     graph = onnx.load(result.path).graph

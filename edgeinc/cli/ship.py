@@ -14,6 +14,7 @@ from edgeinc.cli._options import (
     RunArgument,
 )
 from edgeinc.cli._ui import Ui
+from edgeinc.config import parse_size
 from edgeinc.errors import UsageError
 from edgeinc.schema import ArtifactCard, ClassLoss, EngineCheck, Parity
 
@@ -92,6 +93,15 @@ def export(
             rich_help_panel=RESULT,
         ),
     ] = 0.5,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="HxW",
+            help="Size of the images it takes; else that of the training.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
     head: Annotated[
         str,
         typer.Option(
@@ -193,6 +203,7 @@ def export(
         step=step,
         precision=precision,
         target=target,
+        size=None if size is None else parse_size(size),
         head=head,
         capacity=capacity,
         output=output,

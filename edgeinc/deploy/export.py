@@ -43,14 +43,13 @@ from edgeinc.schema import (
     ArtifactCard,
     ExportResult,
     Parity,
+    Size,
     StepInfo,
     to_json,
 )
 
 if TYPE_CHECKING:
     import onnx
-
-    from edgeinc.models import Model
 
 __all__ = ["export", "read_card"]
 
@@ -66,6 +65,7 @@ def export(
     step: int | None = None,
     precision: str = "fp32",
     target: str = "onnxruntime",
+    size: Size | None = None,
     head: str = "static",
     capacity: int = CAPACITY,
     output: str = "classes",
@@ -94,6 +94,7 @@ def export(
         precision: `fp32`, `fp16` or `int8`: the types in the file, which TensorRT 10 and 11
             compute in.
         target: `onnxruntime`, `openvino` or `tensorrt`: the runtime that int8 is made for.
+        size: (height, width) of the images it takes; None takes the size it was trained with.
         head: `static`: as many classes as there are. `capacity`: room for later ones in the same
             graph. `dynamic`: the classifier is an input of the graph, with any number of classes.
         capacity: Rows of the classifier in head mode `capacity`.
@@ -128,17 +129,21 @@ def export(
     form = form_of(precision, head, capacity, output, input, dynamic_batch, target)
     opened = open_run(run)
     info = opened.step(step)
-    path = Path(out or opened.path / "export" / f"step-{info.index}.{suffix(form)}.onnx")
+    from edgeinc.models import check_size
+
+    size = opened.info.size if size is None else size
+    check_size(opened.info.model, size)
+    other = "" if size == opened.info.size else f".{size[0]}x{size[1]}"
+    path = Path(out or opened.path / "export" / f"step-{info.index}.{suffix(form)}{other}.onnx")
     if path.suffix != ".onnx":
         raise UsageError(f"cannot export to {path}", hint="give a file name that ends in .onnx")
-    size = opened.info.size
     where: _Where = {"data": data, "data_root": data_root}
     images = run_probe(info.data, **where, count=IMAGES, size=size)
     shown: tuple[Image, ...] = ()
     if form.precision == "int8":
         check_quantizer(form.target)
         shown = calibration_images(info.data, **where, count=calibration)
-    network = TorchSession(opened.folder(info.index), device="cpu", threads=0)
+    network = TorchSession(opened.folder(info.index), device="cpu", threads=0, size=size)
     _refuse_not_finite(network, info.index)
     labels = labels_of(opened, network, info.data, **where, limit=limit)
     judge = _Judge(network, images.images, labels, max_miou_loss, progress)
@@ -247,13 +252,13 @@ def _build(
 
     model, progress = judge.network.model, judge.progress
     with progress.task(f"export step {info.index}", 1, "graph") as task:
-        graph = to_onnx(model, run.info.size, form)
+        graph = to_onnx(model, judge.network.size, form)
         onnx.checker.check_model(graph, full_check=True)
         task.advance()
     weight, bias = head_of(model, form)
 
     def finished(graph: onnx.ModelProto, excluded: tuple[str, ...] = ()) -> _Built:
-        card = _card(run, info, form, model, graph, weight.shape)
+        card = _card(run, info, form, judge.network, graph, weight.shape)
         if calibration:
             quantizer = check_quantizer(form.target)
             card = replace(card, target=form.target, quantizer=quantizer, excluded=excluded)
@@ -283,7 +288,7 @@ def _card(
     run: Run,
     info: StepInfo,
     form: Form,
-    model: Model,
+    network: TorchSession,
     graph: onnx.ModelProto,
     head_shape: tuple[int, ...],
 ) -> ArtifactCard:
@@ -299,14 +304,14 @@ def _card(
         step=info.index,
         classes=info.classes,
         background=info.background,
-        size=run.info.size,
+        size=network.size,
         precision=form.precision,
         head=form.head,
-        decision=model.decision,
-        input=inputs(form, run.info.size, (rows, positions, channels)),
-        output=outputs(form, run.info.size, rows),
-        mean=model.mean,
-        std=model.std,
+        decision=network.model.decision,
+        input=inputs(form, network.size, (rows, positions, channels)),
+        output=outputs(form, network.size, rows),
+        mean=network.model.mean,
+        std=network.model.std,
         opset=next(o.version for o in graph.opset_import if not o.domain),
         topology_sha256=topology_sha256(graph),
         weights_sha256=info.weights_sha256,

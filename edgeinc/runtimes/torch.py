@@ -15,6 +15,7 @@ from edgeinc import host
 from edgeinc.errors import MissingError
 from edgeinc.runs import open_run
 from edgeinc.runtimes import Availability, Runtime, Session
+from edgeinc.schema import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +50,19 @@ class Torch(Runtime):
 
 
 class TorchSession(Session):
-    """A trained step in eval mode."""
+    """A trained step in eval mode.
+
+    Args:
+        path: The step's folder.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: Threads to compute with; 0 takes every core.
+        size: (height, width) of the images it takes; None takes the size it was trained with.
+    """
 
     runtime = "torch"
     precision = "fp32"
 
-    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+    def __init__(self, path: Path, *, device: str, threads: int, size: Size | None = None) -> None:
         import torch
         from safetensors.torch import load_file
 
@@ -70,7 +78,7 @@ class TorchSession(Session):
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.threads = threads or host.cores()
         self.provider = str(self.device)
-        self.size, self.table, self.step = run.info.size, step.table, step.index
+        self.size, self.table, self.step = size or run.info.size, step.table, step.index
         self.path, self.sha256 = path, step.weights_sha256
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
