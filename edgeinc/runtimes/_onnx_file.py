@@ -53,10 +53,16 @@ def float_weights(content: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         EdgeincError: The content is not a protobuf message.
     """
     for tensor in _found(content, (_GRAPH, _INITIALIZER)):
-        kind = _FLOATS.get(next((n for number, n in _numbers(tensor) if number == _TYPE), 0))
-        raw = next(_messages(tensor, _RAW), None)
-        if kind is not None and raw is not None:
-            yield _text(tensor, _NAME), np.frombuffer(raw, kind)
+        try:
+            kind = _FLOATS.get(next((n for number, n in _numbers(tensor) if number == _TYPE), 0))
+            raw = next(_messages(tensor, _RAW), None)
+            values = None if kind is None or raw is None else np.frombuffer(raw, kind)
+        except (IndexError, ValueError) as err:
+            raise EdgeincError(
+                f"this is not an ONNX file: {err}", hint="restore the file from a copy"
+            ) from err
+        if values is not None:
+            yield _text(tensor, _NAME), values
 
 
 def head_weights(content: bytes) -> tuple[str, ...]:

@@ -80,9 +80,11 @@ def plan_update(
     before, after = old.card, new.card
     same_graph = before.topology_sha256 == after.topology_sha256
     rows = before.head == after.head == "dynamic"
+    # A card without this hash says nothing about its body.
+    same_body = before.body_sha256 == after.body_sha256 != ""
     if before.sha256 == after.sha256:
         way, reason, size = WAYS[0], "both are the same file", 0
-    elif same_graph and rows and before.body_sha256 == after.body_sha256 and "head" in ways:
+    elif same_graph and rows and same_body and "head" in ways:
         way, reason = "head", "only the rows of the classifier differ, and they are an input"
         size = 4 * (after.head_shape[0] * (after.head_shape[1] * after.head_shape[2] + 1))
     elif same_graph and "weights" in ways:
