@@ -5,7 +5,8 @@
 
 Every RUN is a trained one (ERFNet, BiSeNet) on CamVid. For every size its newest step is exported
 in each form, and all variants of a size take turns in one process: what they have in common is the
-machine's mood. A frame is a uint8 image of the network's size in, class ids in memory out, whoever
+machine's mood. Exported files are kept in `--files`, so that the same command measures again
+without exporting again, on a machine that has grown quiet. A frame is a uint8 image of the network's size in, class ids in memory out, whoever
 normalises and decides. A file that misses its gate on mIoU is not timed and its row says so.
 
 `plain` is what most people start from: the network in eval mode, `torch.onnx.export` as it is, the
@@ -20,7 +21,6 @@ import copy
 import csv
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,8 +38,9 @@ from edgeinc.data._augment import resize_image
 from edgeinc.deploy._timing import interleave, statistics, warm_up
 from edgeinc.evaluation import predict_native
 from edgeinc.runtimes import Session, open_artifact
+from edgeinc.runtimes._card import card_path, read_card
 from edgeinc.runtimes.torch import TorchSession
-from edgeinc.schema import Size
+from edgeinc.schema import ArtifactCard, Size
 
 HERE = Path(__file__).parent
 Frame = Callable[[np.ndarray], object]
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=10.0, help="seconds a variant")
     parser.add_argument("--limit", type=int, default=100, help="labelled images of the gate")
     parser.add_argument("--threads", type=int, default=host.cores())
+    parser.add_argument("--files", type=Path, default=HERE / "runs" / "deploy_speed")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "deploy_speed.csv")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -95,8 +97,9 @@ def measured(
         "size": f"{size[0]}x{size[1]}",
         "threads": options.threads,
     }
+    folder = options.files / f"{common['model']}-{step.weights_sha256[:12]}-{common['size']}"
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         network = TorchSession(
             edgeinc.open_run(run).folder(step.index),
             device="cpu",
@@ -106,23 +109,15 @@ def measured(
         frames: dict[str, Frame] = dict(plain(network, folder, options.threads))
         sessions, notes = {}, {}
         for name, form in FORMS.items():
-            result = edgeinc.export(
-                run,
-                **form,
-                size=size,
-                out=folder / f"{name.replace(' ', '-')}.onnx",
-                data="camvid",
-                data_root=options.data_root,
-                limit=options.limit,
-                progress=ui.progress,
-            )
-            parity = result.card.parity
+            path = folder / f"{name.replace(' ', '-')}.onnx"
+            card = exported(run, path, form, size, options, ui)
+            parity = card.parity
             assert parity is not None
             for runtime in ON.get(name, ("onnxruntime",)):
                 row = f"edgeinc {name}, {runtime}"
                 notes[row] = parity
                 if parity.passed:
-                    session = open_artifact(result.path, runtime=runtime, threads=options.threads)
+                    session = open_artifact(path, runtime=runtime, threads=options.threads)
                     sessions[row] = stack.enter_context(session)
                     frames[row] = lambda image, session=session: session.run(image[None])
         asked = [lambda i, f=frame: f(ready[i % len(ready)]) for frame in frames.values()]
@@ -150,6 +145,29 @@ def measured(
                     "gate": "passed" if parity.passed else "not met",
                 }
             yield {**line, "hardware": f"{host.cpu_name()}, {host.cores()} cores"}
+
+
+def exported(
+    run: Path, path: Path, form: dict[str, Any], size: Size, options: argparse.Namespace, ui: Ui
+) -> ArtifactCard:
+    """The card of a form of the run's newest step, whose file may be there from before.
+
+    Of one that missed its gate only the card is kept, under the file's name.
+    """
+    if not card_path(path).exists():
+        result = edgeinc.export(
+            run,
+            **form,
+            size=size,
+            out=path,
+            data="camvid",
+            data_root=options.data_root,
+            limit=options.limit,
+            progress=ui.progress,
+        )
+        if result.path != path:
+            shutil.copyfile(card_path(result.path), card_path(path))
+    return read_card(path)
 
 
 def plain(network: TorchSession, folder: Path, threads: int) -> Iterator[tuple[str, Frame]]:
@@ -240,10 +258,10 @@ def flops(network: TorchSession, size: Size) -> float:
 
 
 def matrix_rate() -> float:
-    """Operations a second of a large fp32 matrix product, the best of ten."""
+    """Operations a second of a large fp32 matrix product, the best of thirty."""
     a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
     best = float("inf")
-    for _ in range(10):
+    for _ in range(30):
         start = perf_counter()
         a @ b
         best = min(best, perf_counter() - start)
