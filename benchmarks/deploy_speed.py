@@ -5,9 +5,10 @@
 
 Every RUN is a trained one (ERFNet, BiSeNet) on CamVid. For every size its newest step is exported
 in each form, and all variants of a size take turns in one process: what they have in common is the
-machine's mood. Exported files are kept in `--files`, so that the same command measures again
-without exporting again, on a machine that has grown quiet. A frame is a uint8 image of the network's size in, class ids in memory out, whoever
-normalises and decides. A file that misses its gate on mIoU is not timed and its row says so.
+machine's mood. Exported files are kept in `--files`, so the same command measures again without
+exporting again, on a machine that has grown quiet. A frame is a uint8 image of the network's size
+in, class ids in memory out, whoever normalises and decides. A file that misses its gate on mIoU is
+not timed and its row says so.
 
 `plain` is what most people start from: the network in eval mode, `torch.onnx.export` as it is, the
 image normalised and the classes decided in numpy. `matrix_percent` compares the operations of the
@@ -96,6 +97,7 @@ def measured(
         "classes": len(step.classes),
         "size": f"{size[0]}x{size[1]}",
         "threads": options.threads,
+        "matrix_gflops": f"{rate / 1e9:.0f}",
     }
     folder = options.files / f"{common['model']}-{step.weights_sha256[:12]}-{common['size']}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,11 +164,12 @@ def exported(
             out=path,
             data="camvid",
             data_root=options.data_root,
-            limit=options.limit,
+            # An fp32 file agrees with torch to the pixel, so few images show it.
+            limit=options.limit if "precision" in form else 4,
             progress=ui.progress,
         )
-        if result.path != path:
-            shutil.copyfile(card_path(result.path), card_path(path))
+        if Path(result.path) != path:
+            shutil.copyfile(card_path(Path(result.path)), card_path(path))
     return read_card(path)
 
 
