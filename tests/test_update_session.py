@@ -179,11 +179,11 @@ def test_an_engine_takes_rows_while_it_serves(files, images, machine, tmp_path, 
         assert np.array_equal(session.run(images), before)
 
 
-def test_an_update_is_measured_while_frames_are_asked_for(files, monkeypatch):
-    from edgeinc.deploy import plan_update as module
+def test_an_update_is_measured_while_frames_are_asked_for(files):
+    from edgeinc.deploy.plan_update import measure_update
 
-    monkeypatch.setattr(module, "AROUND_S", 0.2)
-    found = module.measure_update(files / "0-dynamic.onnx", files / "2-dynamic.onnx", threads=1)
+    pair = (files / "0-dynamic.onnx", files / "2-dynamic.onnx")
+    found = measure_update(*pair, threads=1, around_s=0.2)
     assert found.result.plan.way == "head"
     assert found.lost == 0
     assert found.frames > 5
