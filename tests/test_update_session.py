@@ -305,3 +305,13 @@ def test_the_golden_image_is_the_same_everywhere():
         mixed = mixed * 2246822519 % 2**32
         assert made[y, x, c] == (mixed ^ mixed >> 15) % 200 + (y % 16 + x % 16) * 55 // 30
     assert not np.array_equal(made, _golden.image((40, 64), 4)[0])
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    """Also where its name holds a word of the message."""
+    path = tmp_path / "this" / "is.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"\x0a\xff")
+    with pytest.raises(EdgeincError, match="is not an ONNX file") as caught:
+        edgeinc.open_artifact(path)
+    assert caught.value.message.startswith(f"{path} is not an ONNX file: ")
