@@ -472,7 +472,9 @@ def test_the_recipe_tells_a_device_how_to_build_the_engine(erfnet_run):
     recipe = json.loads(Path(result.recipe).read_text(encoding="utf-8"))
     assert Path(result.recipe) == erfnet_run / "export" / "step-1.fp32.trt.json"
     assert (recipe["onnx"], recipe["sha256"]) == ("step-1.fp32.onnx", result.card.sha256)
-    assert recipe["inputs"]["images"] == {"dtype": "uint8", "shape": [1, 48, 64, 3]}
+    always = [1, 48, 64, 3]
+    shapes = {"min": always, "opt": always, "max": always}
+    assert recipe["inputs"] == {"images": {"dtype": "uint8", **shapes}}
     assert recipe["outputs"]["classes"]["shape"] == [1, 48, 64]
     assert ["--stronglyTyped" in recipe["commands"][v] for v in ("8.6", "10", "11")] == [
         *[False, True, False]
