@@ -1,25 +1,28 @@
 # Everything sets itself up: a machine needs python3 with venv, and make. Extra arguments for pip
-# go into PIP_ARGS (CONTRIBUTING.md shows the CPU build of torch).
+# go into PIP_ARGS (CONTRIBUTING.md shows the CPU build of torch); PINS= takes the newest versions.
 PYTHON ?= python3
+PINS ?= -c constraints.txt
 PIP_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu tensorrt lint types fix bench-camvid bench-train build clean
+.PHONY: help demo test tests test-slow test-gpu tensorrt lint types fix bench-camvid bench-train build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,cpu,openvino,quant,trtcheck,dev]" $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet $(PINS) -e ".[train,cpu,openvino,quant,trtcheck,dev]" $(PIP_ARGS)
 	touch $@
 
 demo: $(READY) ## train, extend, export and compare on generated images, on the CPU
 	$(BIN)/edgeinc demo
 
-test: lint types $(READY) ## the whole gate: style, types, layers, tests
+test: lint types tests ## the whole gate: style, types, layers, tests
+
+tests: $(READY) ## the tests alone
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY) ## the tests that take minutes

@@ -23,7 +23,12 @@ PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
+    "openvino",
+    "nncf",
+    "pycocotools",
+    "safetensors",
 )
+"""What a figure may depend on: the packages of every extra but `dev`, and the base's own."""
 
 
 def host(gpu: str = "") -> Host:

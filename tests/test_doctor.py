@@ -1,10 +1,11 @@
 """Doctor: every known fault of a machine is named, with the command that mends it."""
 
 import dataclasses
+import re
 
 import pytest
 
-from edgeinc import doctor
+from edgeinc import doctor, host
 from edgeinc.doctor import Environment, Module
 from edgeinc.errors import UsageError
 
@@ -16,6 +17,7 @@ HEALTHY = Environment(
         "onnxscript": Module(version="0.5.0"),
         "onnxruntime": Module(version="1.20.0", works=True, providers=("CPUExecutionProvider",)),
         "tensorrt": Module(error="No module named 'tensorrt'", absent=True),
+        "openvino": Module(version="2026.4.1"),
     },
     packages={"onnxruntime": "1.20.0", "opencv-python-headless": "4.10.0"},
 )
@@ -97,6 +99,12 @@ FAULTS = {
         "pip uninstall -y opencv-python opencv-python-headless",
     ),
     "no tensorrt beside a gpu": (machine(nvidia="NVIDIA L4"), "tensorrt", "warn", "edgeinc[trt]"),
+    "openvino that dies": (
+        machine({"openvino": Module(error="libopenvino.so.2641: cannot open shared object file")}),
+        "openvino",
+        "warn",
+        'pip install --force-reinstall "edgeinc[openvino]"',
+    ),
     "full disk": (machine(disk_gb=0.3), "disk", "warn", "free"),
     "little memory": (machine(memory_gb=1.9), "memory", "warn", "--batch-size"),
     "data root is gone": (
@@ -113,6 +121,36 @@ def test_a_fault_is_found_with_its_fix(env, name, status, fix):
     check = finding(env, name)
     assert (check.status, fix in check.fix) == (status, True), check
     assert doctor.examine(env).ok == (status != "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "purposes"),
+    [
+        ("openvino", "openvino", {"export", "device", "all"}),
+        ("nncf", "quant", {"export", "all"}),
+        ("tensorrt-rtx", "trtcheck", {"export", "all"}),
+        ("pycocotools", "train", {"train", "all"}),
+    ],
+)
+def test_an_optional_package_has_its_version_or_the_extra_that_brings_it(name, extra, purposes):
+    absent = machine({"openvino": ABSENT})
+    present = machine({"openvino": Module(version="7.8.9")}, packages={name: "7.8.9"})
+    for purpose in doctor.MODULES:
+        names = {c.name for c in doctor.examine(absent, purpose).checks}
+        assert (name in names) is (purpose in purposes)
+    check = finding(absent, name)
+    assert (check.status, f"extra [{extra}]" in check.detail) == ("ok", True)
+    assert finding(present, name).detail == "7.8.9"
+
+
+def test_the_packages_of_every_extra_are_recorded_with_figures(repository):
+    """Extras that users install; `dev` makes no figures."""
+    text = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    table = text.partition("[project.optional-dependencies]")[2].partition("dev = [")[0]
+    packages = set(re.findall(r'^(?:\w+ = \[)?\s*"([\w-]+)', table, re.MULTILINE))
+    packages |= set(re.findall(r'", "([\w-]+)', table))
+    assert {"torch", "nncf", "openvino", "tensorrt-rtx", "onnxruntime-gpu"} <= packages
+    assert packages <= set(host.PACKAGES)
 
 
 def test_only_a_missing_part_of_the_purpose_counts():

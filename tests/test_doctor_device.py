@@ -34,6 +34,7 @@ ORIN = Environment(
         "cv2": Module(version="4.10.0"),
         "onnxruntime": Module(version="1.23.2", works=True, providers=(CPU,)),
         "tensorrt": trt("10.3.0", path=SYSTEM),
+        "openvino": Module(error="No module named 'openvino'", absent=True),
     },
     packages={"onnxruntime": "1.23.2", "opencv-python-headless": "4.10.0"},
     python=(3, 10, 12),
@@ -62,6 +63,7 @@ DESKTOP = Environment(
             version="1.31.1", works=True, providers=(TRT, CUDA, CPU), active=(CUDA, CPU)
         ),
         "tensorrt": trt("10.16.1", path=PIPS),
+        "openvino": Module(version="2026.4.1"),
     },
     packages={"onnxruntime-gpu": "1.31.1", "tensorrt": "10.16.1"},
     nvidia="NVIDIA L4",

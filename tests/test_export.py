@@ -455,6 +455,21 @@ def test_a_file_that_decides_differently_is_rejected(erfnet_run, monkeypatch, ex
     assert share[[c.name for c in CLASSES].index(parity.worst_class)] > 0
 
 
+def test_fp16_that_overflows_is_rejected_and_fp32_is_not(tmp_path, monkeypatch):
+    """Scores of one decision may be any multiple of another's; half floats end at 65504."""
+    monkeypatch.setattr(module, "IMAGES", 2)
+    model = trained("erfnet")
+    (head,) = model.heads()
+    for parameter in head.parameters():
+        parameter.data *= 1e6
+    run = make_run(tmp_path / "run", model, "erfnet")
+    assert export(run, limit=0).card.parity.passed
+    half = export(run, precision="fp16", limit=0)
+    assert half.path.endswith("step-1.fp16.onnx.rejected")
+    assert half.card.parity.agreement < 99.5
+    assert "99.5 %" in half.card.parity.unmet[0]
+
+
 @pytest.mark.usefixtures("quick")
 def test_without_its_data_a_run_is_compared_on_noise_and_says_so(tmp_path):
     gone = DataRef("camvid", "/nowhere/camvid")
@@ -472,7 +487,9 @@ def test_the_recipe_tells_a_device_how_to_build_the_engine(erfnet_run):
     recipe = json.loads(Path(result.recipe).read_text(encoding="utf-8"))
     assert Path(result.recipe) == erfnet_run / "export" / "step-1.fp32.trt.json"
     assert (recipe["onnx"], recipe["sha256"]) == ("step-1.fp32.onnx", result.card.sha256)
-    assert recipe["inputs"]["images"] == {"dtype": "uint8", "shape": [1, 48, 64, 3]}
+    always = [1, 48, 64, 3]
+    shapes = {"min": always, "opt": always, "max": always}
+    assert recipe["inputs"] == {"images": {"dtype": "uint8", **shapes}}
     assert recipe["outputs"]["classes"]["shape"] == [1, 48, 64]
     assert ["--stronglyTyped" in recipe["commands"][v] for v in ("8.6", "10", "11")] == [
         *[False, True, False]

@@ -56,6 +56,13 @@ def test_install_command_names_extras_that_exist():
     assert demo == "edgeinc demo"
 
 
+def test_what_a_developer_installs_is_said_in_the_makefile_alone():
+    root = README.parent
+    assert (root / "Makefile").read_text(encoding="utf-8").count('-e ".[') == 1
+    for name in (".github/workflows/ci.yml", ".ci/run", "CONTRIBUTING.md", "README.md"):
+        assert "pip install -e" not in (root / name).read_text(encoding="utf-8"), name
+
+
 def test_the_loop_runs_command_by_command(folder, environment):
     for command in commands(blocks("bash")[2]):
         done = subprocess.run(

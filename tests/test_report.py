@@ -17,6 +17,7 @@ from edgeinc.report import report
 from edgeinc.runs import create_run, open_run
 from edgeinc.schema import (
     ArtifactCard,
+    BenchChoice,
     BenchResult,
     BenchRow,
     ClassInfo,
@@ -369,6 +370,20 @@ def test_the_speed_of_another_run_is_not_the_headline(run):
     assert "999.0" in page.text("speed")
     assert "999.0" not in page.text("headline")
     assert f"{1000 / 43.1:.1f}" in page.text("headline")
+
+
+def test_a_variant_out_of_its_gate_is_not_the_headline_and_the_best_is_named(run):
+    document = bench()
+    wrong = {"fps": 999.0, "runtime": "openvino_bf16", "gate": "missed: 90.00 % of pixels"}
+    rows = (*document.rows, BenchRow(**{**vars(document.rows[1]), **wrong}))
+    best = BenchChoice("a", "openvino", "fp32", "e2e", (360, 480), 24.8, "openvino: 24.8 FPS e2e")
+    (run.path / "bench" / "2026-05-04.json").write_text(
+        to_json(BenchResult(**{**vars(document), "rows": rows, "best": (best,)}))
+    )
+    page = page_of(run)
+    assert "999.0" in page.text("speed")
+    assert "999.0" not in page.text("headline")
+    assert "Best at 360×480: openvino: 24.8 FPS e2e." in page.text("speed")
 
 
 def test_each_class_has_a_bar_of_its_iou_and_its_colour(run):

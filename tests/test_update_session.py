@@ -179,11 +179,11 @@ def test_an_engine_takes_rows_while_it_serves(files, images, machine, tmp_path, 
         assert np.array_equal(session.run(images), before)
 
 
-def test_an_update_is_measured_while_frames_are_asked_for(files, monkeypatch):
-    from edgeinc.deploy import plan_update as module
+def test_an_update_is_measured_while_frames_are_asked_for(files):
+    from edgeinc.deploy.plan_update import measure_update
 
-    monkeypatch.setattr(module, "AROUND_S", 0.2)
-    found = module.measure_update(files / "0-dynamic.onnx", files / "2-dynamic.onnx", threads=1)
+    pair = (files / "0-dynamic.onnx", files / "2-dynamic.onnx")
+    found = measure_update(*pair, threads=1, around_s=0.2)
     assert found.result.plan.way == "head"
     assert found.lost == 0
     assert found.frames > 5
@@ -305,3 +305,13 @@ def test_the_golden_image_is_the_same_everywhere():
         mixed = mixed * 2246822519 % 2**32
         assert made[y, x, c] == (mixed ^ mixed >> 15) % 200 + (y % 16 + x % 16) * 55 // 30
     assert not np.array_equal(made, _golden.image((40, 64), 4)[0])
+
+
+def test_a_file_that_is_none_is_named(tmp_path):
+    """Also where its name holds a word of the message."""
+    path = tmp_path / "this" / "is.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"\x0a\xff")
+    with pytest.raises(EdgeincError, match="is not an ONNX file") as caught:
+        edgeinc.open_artifact(path)
+    assert caught.value.message.startswith(f"{path} is not an ONNX file: ")

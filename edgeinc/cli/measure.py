@@ -106,12 +106,13 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Time runs and exported files, and score the same files.
+    """Time runs and exported files, score the same files, and name the best.
 
-    Gates hold for e2e, or for the widest scope that is timed.
+    Best is the fastest that decides as torch, as far as its precision must. Gates hold for e2e, or
+    for the widest scope that is timed.
     """
     paths = targets or [ui.run(None)]
-    from edgeinc.deploy._tables import conditions, short_names
+    from edgeinc.deploy._tables import conditions, findings, short_names
     from edgeinc.deploy.bench import bench as run_bench
 
     chart = None
@@ -147,9 +148,11 @@ def bench(
             _times(ui, result, called),
             _quality(ui, result, called),
             _power(ui, result, called),
+            _updates(ui, result, called),
             _comparison(ui, result.comparison, called),
         ),
         "p50, p90 and p99 in ms; FPS is 1000 / p50; CoV: how far the times scatter, in percent",
+        *findings(result),
         *conditions(result),
         *(f"saved {file}" for file in files),
         essential=files,
@@ -237,11 +240,30 @@ def _quality(ui: Ui, result: BenchResult, called: Names) -> Table | None:
         "old": [r.miou_old for r in rows],
         "new": [r.miou_new for r in rows],
         "agree %": [None if r.agreement is None else f"{r.agreement:.3f}" for r in rows],
+        "gate": [r.gate.partition(":")[0] or None for r in rows],
         "threads": [r.threads for r in rows],
         "MB": [None if r.file_bytes is None else r.file_bytes / 1e6 for r in rows],
         "peak MB": [None if r.peak_mb is None else round(r.peak_mb) for r in rows],
     }
     return _filled(ui, columns) if rows else None
+
+
+def _updates(ui: Ui, result: BenchResult, called: Names) -> Table | None:
+    """What it takes to come from the step before, where there is one."""
+    lines = [
+        (
+            called[r.artifact],
+            _runtime(r),
+            r.update_way,
+            None if r.update_bytes is None else f"{r.update_bytes:,}",
+            None if r.update_s is None else f"{r.update_s:.3f}",
+            r.update_lost,
+        )
+        for r in _variants(result)
+        if r.update_from
+    ]
+    headers = ("artifact", "runtime", "update", "bytes", "s", "frames lost")
+    return ui.table(headers, lines, title="from the step before") if lines else None
 
 
 def _power(ui: Ui, result: BenchResult, called: Names) -> Table | None:

@@ -7,10 +7,16 @@ is the ONNX file and this recipe.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeinc.schema import SCHEMA_VERSION, ArtifactCard
+from edgeinc.runtimes._card import CLASSES, IMAGES, LOGITS
+from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
+from edgeinc.schema import SCHEMA_VERSION, ArtifactCard, InputShapes, to_dict
+
+MAX_ROWS = 64
+"""Classes an engine with a dynamic head takes, unless told otherwise."""
 
 
 def recipe_path(path: Path) -> Path:
@@ -27,19 +33,62 @@ def tensorrt_version() -> str:
     return str(tensorrt.__version__)
 
 
+def input_shapes(card: ArtifactCard, *, max_rows: int = MAX_ROWS) -> dict[str, InputShapes]:
+    """Every input of the graph: fewest, usual and most of each dimension, and its type.
+
+    Args:
+        card: Of the exported file.
+        max_rows: Rows a dynamic head may grow to; the file's own where that is more.
+    """
+    low, usual, high = ((count, *card.size, 3) for count in card.batch)
+    kind = "float32" if card.input.startswith(f"{IMAGES}: float32") else "uint8"
+    found = {IMAGES: InputShapes(low, usual, high, kind)}
+    if card.head == "dynamic" and card.head_shape[0]:  # else only the graph knows its head
+        rows, *rest = card.head_shape
+        most = max(rows, max_rows)
+        for name, each in ((HEAD_WEIGHT, tuple(rest)), (HEAD_BIAS, ())):
+            found[name] = InputShapes((1, *each), (rows, *each), (most, *each), "float32")
+    return found
+
+
+def _outputs(card: ArtifactCard) -> dict[str, dict[str, Any]]:
+    """Every output of the graph; -1 where an input decides."""
+    count = card.batch[0] if card.batch[0] == card.batch[2] else -1
+    rows = -1 if card.head == "dynamic" else card.head_shape[0]
+    known = {
+        CLASSES: {"dtype": "uint8", "shape": [count, *card.size]},
+        LOGITS: {"dtype": "float32", "shape": [count, rows, *card.size]},
+    }
+    names = (CLASSES, LOGITS) if card.answer == "both" else (card.answer,)
+    return {name: known[name] for name in names}
+
+
+def _shape_options(inputs: Mapping[str, InputShapes]) -> str:
+    """What trtexec is told of the inputs whose shape is open: a profile."""
+    options = ""
+    for end in ("min", "opt", "max"):
+        shapes = ",".join(
+            f"{name}:{'x'.join(map(str, getattr(shape, end)))}"
+            for name, shape in inputs.items()
+            if shape.min != shape.max
+        )
+        options += f" --{end}Shapes={shapes}" if shapes else ""
+    return options
+
+
 def recipe(card: ArtifactCard) -> dict[str, Any]:
     """File, hash, shapes, and the command for each generation of TensorRT."""
-    height, width = card.size
+    inputs = input_shapes(card)
     engine = Path(card.file).with_suffix(".engine").name
-    build = f"trtexec --onnx={card.file} --saveEngine={engine}"
+    build = f"trtexec --onnx={card.file} --saveEngine={engine}{_shape_options(inputs)}"
     half = " --fp16" if card.precision == "fp16" else ""
     return {
         "schema_version": SCHEMA_VERSION,
         "onnx": card.file,
         "sha256": card.sha256,
         "precision": card.precision,
-        "inputs": {"images": {"dtype": "uint8", "shape": [1, height, width, 3]}},
-        "outputs": {"classes": {"dtype": "uint8", "shape": [1, height, width]}},
+        "inputs": {name: to_dict(shape) for name, shape in inputs.items()},
+        "outputs": _outputs(card),
         "strongly_typed": {"8": False, "10": True, "11": True},
         "build": f"edgeinc build {card.file}",
         "commands": {

@@ -155,6 +155,11 @@ _COLUMNS: dict[str, Callable[[BenchRow], str]] = {
     "mIoU old": _figure("miou_old"),
     "mIoU new": _figure("miou_new"),
     "agreement %": _figure("agreement", 3),
+    "gate": lambda r: r.gate.partition(":")[0],
+    "update": lambda r: r.update_way,
+    "update bytes": lambda r: "" if r.update_bytes is None else str(r.update_bytes),
+    "update s": _figure("update_s", 3),
+    "frames lost": lambda r: "" if r.update_lost is None else str(r.update_lost),
     "W": _figure("watts", 2),
     "J/frame": _figure("joules", 3),
     "throttled": lambda r: "" if r.throttled is None else "yes" if r.throttled else "no",
@@ -162,7 +167,10 @@ _COLUMNS: dict[str, Callable[[BenchRow], str]] = {
     "peak MB": _figure("peak_mb", 0),
     "status": lambda r: r.status,
 }
-_TEXT = ("artifact", "runtime", "provider", "precision", "size", "scope", "throttled", "status")
+_TEXT = (
+    *("artifact", "runtime", "provider", "precision", "size", "scope", "gate", "update"),
+    *("throttled", "status"),
+)
 
 
 def markdown(result: BenchResult) -> str:
@@ -178,13 +186,28 @@ def markdown(result: BenchResult) -> str:
         _line("---" if name in _TEXT else "---:" for name in kept),
         *(_line(cells) for cells in zip(*kept.values(), strict=True)),
         "",
-        *(f"- {line}" for line in conditions(result)),
+        *(f"- {line}" for line in (*findings(result), *conditions(result))),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Any) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def findings(result: BenchResult) -> list[str]:
+    """What was found out about the variants, one line each: which to take, and why not others."""
+    called = short_names(result.rows)
+    lines = [f"best at {'x'.join(map(str, b.size))}: {b.why}" for b in result.best]
+    reasons: dict[str, dict[str, None]] = {}
+    for row in result.rows:
+        name = f"{called[row.artifact]} on {row.runtime}"
+        if ": " in row.gate:
+            reasons.setdefault(row.gate, {})[name] = None
+        if row.update_from:
+            why = f"update from {Path(row.update_from).name}: {row.update_why}"
+            reasons.setdefault(why, {})[name] = None
+    return lines + [f"{why} ({', '.join(names)})" for why, names in reasons.items()]
 
 
 def conditions(result: BenchResult) -> list[str]:

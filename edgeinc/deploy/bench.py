@@ -2,7 +2,8 @@
 
 Rules: a scope is named with every figure; variants take turns, so that they share the machine's
 moods; mIoU comes from the session that was timed; power and throttling are those of a variant's own
-turns; what cannot run is a row `skipped: reason`; the result is on disk after every row.
+turns; what cannot run is a row `skipped: reason`; a variant is recommended only if it decides as
+the network; the result is on disk after every row.
 
     result = bench("runs/camvid-erfnet")
     [(r.runtime, r.scope, r.p50_ms) for r in result.rows]
@@ -22,19 +23,20 @@ from time import sleep
 from edgeinc import host
 from edgeinc.data import Dataset, open_dataset
 from edgeinc.deploy._chart import draw
+from edgeinc.deploy._choice import Live, agreements, judge, networks
 from edgeinc.deploy._compare import check, compare, read_base
-from edgeinc.deploy._parity import compare as agree
 from edgeinc.deploy._probe import Probe, probe, probe_split, run_probe
 from edgeinc.deploy._scopes import SCOPES, computes, time_scopes
 from edgeinc.deploy._sensors import Tegrastats
 from edgeinc.deploy._tables import Report, check_suffix
 from edgeinc.deploy._thermal import board
+from edgeinc.deploy._update_path import update_path
 from edgeinc.deploy._variants import Variant, open_all, run_of, select, variants
 from edgeinc.deploy.monitor import Monitor, find_sensors, gpu_index, gpu_name
-from edgeinc.errors import EdgeincError, Interrupted, UsageError
+from edgeinc.errors import Interrupted, UsageError
 from edgeinc.evaluation import score_session
 from edgeinc.progress import SILENT, Progress
-from edgeinc.runtimes import Session, open_artifact
+from edgeinc.runtimes import Session
 from edgeinc.schema import BenchResult, BenchRow, Scope, Size
 
 __all__ = ["bench"]
@@ -42,7 +44,6 @@ __all__ = ["bench"]
 CYCLED = 16
 """Images that are kept in memory and cycled through."""
 IDLE_S = 1.0
-Live = Sequence[tuple[Variant, Session]]
 
 
 def bench(
@@ -95,7 +96,8 @@ def bench(
     Returns:
         A row for every variant and scope; the same document is in the file `path`. The status of a
         row is `ok`, `unstable` (times scatter by more than 10 percent) or `skipped: reason`.
-        `gates` names every threshold that was not met.
+        `gate` of a row is whether it decides as the network, as far as its precision must, and
+        `best` names the fastest of those that do. `gates` names every threshold that was not met.
 
     Raises:
         UsageError: No target, an unknown runtime or scope, a duration or tolerance that is not
@@ -137,15 +139,22 @@ def bench(
                 timed, live, images.images, duration=duration, monitor=monitor, progress=progress
             ):
                 report.add(row)
-            for variant, percent in _agreements(live, images, device, threads, progress):
-                report.update(variant.artifact, variant.runtime, {"agreement": percent})
+            compared = agreements(live, images, device=device, threads=threads, progress=progress)
+            for variant, figures in compared:
+                report.update(variant.artifact, variant.runtime, figures)
             if dataset is not None:
                 _score(report, live, dataset, limit, progress)
+            for variant, _ in live:
+                path = update_path(
+                    variant, device=device, threads=threads, duration=duration, progress=progress
+                )
+                report.update(variant.artifact, variant.runtime, path)
         except KeyboardInterrupt as err:
             raise _interrupted(report) from err
         if chart is not None and draw(report.result, timed[-1], Path(chart)):
             report.change(replace(report.result, chart=str(chart)))
-        result = check(report.result, timed, min_fps=min_fps, max_p99=max_p99)
+        result = judge(report.result, networks(live), timed[-1], noise=not images.real)
+        result = check(result, timed, min_fps=min_fps, max_p99=max_p99)
         if base is not None:
             result = compare(result, base, path=Path(compare_with or ""), tolerance=tolerance)
         report.change(result)
@@ -250,34 +259,6 @@ def _score(
         report.change(replace(report.result, images=score.images))
         figures = {"miou": miou.all, "miou_old": miou.old, "miou_new": miou.new}
         report.update(variant.artifact, variant.runtime, figures)
-
-
-def _agreements(
-    live: Live, images: Probe, device: str, threads: int, progress: Progress
-) -> Iterator[tuple[Variant, float]]:
-    """Percent of pixels that an exported file decides as torch does, on the timed images.
-
-    Only for files that lie in a run, and where torch is here.
-    """
-    references = {variant.artifact: s for variant, s in live if variant.artifact.is_dir()}
-    with ExitStack() as stack:
-        for variant, session in live:
-            run = run_of(variant.artifact)
-            if variant.artifact.is_dir() or run is None:
-                continue
-            try:
-                folder = run.folder(run.step(session.step).index)
-                if folder not in references:
-                    trained = open_artifact(folder, runtime="torch", device=device, threads=threads)
-                    references[folder] = stack.enter_context(trained)
-            except (EdgeincError, ImportError):  # no torch, or no such step any more
-                continue
-            torch = references[folder]
-            if (torch.size, torch.table.classes) != (session.size, session.table.classes):
-                continue
-            with progress.task("agreement", len(images.images), "img") as task:
-                found = agree(torch, session, images.images, gate=0.0, task=task)
-            yield variant, found.agreement
 
 
 def _interrupted(report: Report) -> Interrupted:

@@ -21,10 +21,11 @@ from typing import Any
 
 from edgeinc import __version__, host
 from edgeinc.deploy._child import run_child
+from edgeinc.deploy._recipe import MAX_ROWS, input_shapes
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import sha256, write_atomic
-from edgeinc.runtimes._card import IMAGES, read_card, verified
+from edgeinc.runtimes._card import read_card, verified
 from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
 from edgeinc.runtimes._onnx_file import metadata
@@ -47,8 +48,6 @@ TARGETS = ("SM80", "SM86", "SM89", "SM120")
 
 Turing (SM75) is left out: there TensorRT for RTX has no fp32 matrix product, which TensorRT has.
 """
-MAX_ROWS = 64
-"""Classes an engine with a dynamic head takes, unless told otherwise."""
 CHILD = "edgeinc.deploy._build_child"
 
 
@@ -105,7 +104,7 @@ def build(
             "refit": refit,
             "rows": _rows(card),
             "max_rows": max_rows,
-            "profile": _profile(card, profile),
+            "profile": _profile(card, profile, max_rows),
             "device": index,
         }
         limit = None if memory_mb is None else memory_mb * 10**6
@@ -152,7 +151,7 @@ def check(
             "precision": card.precision,
             "rows": _rows(card),
             "max_rows": max_rows,
-            "profile": _profile(card, None),
+            "profile": _profile(card, None, max_rows),
             "targets": list(targets),
         }
         facts = run_child(CHILD, job, task=task)
@@ -190,13 +189,12 @@ def _rows(card: ArtifactCard) -> int:
     return card.head_shape[0] or len(card.classes)
 
 
-def _profile(card: ArtifactCard, given: Mapping[str, InputShapes] | None) -> dict[str, Any]:
-    """Shapes of the images where their number is open, and what the caller wants otherwise."""
-    fewest, usual, most = card.batch
-    shapes: dict[str, InputShapes] = {}
-    if fewest != most:
-        low, opt, high = ((count, *card.size, 3) for count in (fewest, usual, most))
-        shapes[IMAGES] = InputShapes(low, opt, high)
+def _profile(
+    card: ArtifactCard, given: Mapping[str, InputShapes] | None, max_rows: int
+) -> dict[str, Any]:
+    """Shapes of the inputs that are open, and what the caller wants otherwise."""
+    found = input_shapes(card, max_rows=max_rows)
+    shapes = {name: shape for name, shape in found.items() if shape.min != shape.max}
     return {name: _bounds(shape) for name, shape in {**shapes, **(given or {})}.items()}
 
 

@@ -53,6 +53,7 @@ def measure_update(
     runtime: str = "onnxruntime",
     device: str = "auto",
     threads: int = 0,
+    around_s: float = AROUND_S,
     progress: Progress = SILENT,
 ) -> UpdateMeasure:
     """Serve the old file in a thread without pause, bring in the new one, and count frames.
@@ -63,6 +64,7 @@ def measure_update(
         runtime: Name of the runtime that serves.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads to compute with; 0 takes every core.
+        around_s: Seconds for which frames are counted before and after the exchange.
         progress: Told about the parts.
 
     Raises:
@@ -77,13 +79,13 @@ def measure_update(
     ):
         frames = _Frames(session)
         with frames:
-            sleep(AROUND_S)
+            sleep(around_s)
             task.advance(note="serving")
             start = perf_counter()
             result = session.update(new)
             end = perf_counter()
             task.advance(note=result.plan.way)
-            sleep(AROUND_S)
+            sleep(around_s)
         task.advance()
     usual, longest = frames.milliseconds(start, end)
     return UpdateMeasure(

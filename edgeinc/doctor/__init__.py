@@ -16,7 +16,7 @@ from edgeinc import __version__
 from edgeinc.doctor._facts import Cuda, Environment, Module, gather
 from edgeinc.doctor._gpu import gpu, tensorrt
 from edgeinc.doctor._jetpack import jetson_checks
-from edgeinc.doctor._libraries import onnxruntime, opencv, plain, torch
+from edgeinc.doctor._libraries import onnxruntime, opencv, openvino, optional, plain, torch
 from edgeinc.errors import UsageError
 from edgeinc.registry import suggest
 from edgeinc.schema import Check, Diagnosis
@@ -25,9 +25,9 @@ __all__ = ["MODULES", "Cuda", "Environment", "Module", "diagnose", "examine", "g
 
 MODULES: Mapping[str, tuple[str, ...]] = {
     "train": ("cv2", "torch"),
-    "export": ("cv2", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt"),
-    "device": ("cv2", "onnxruntime", "tensorrt"),
-    "all": ("cv2", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt"),
+    "export": ("cv2", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "openvino"),
+    "device": ("cv2", "onnxruntime", "tensorrt", "openvino"),
+    "all": ("cv2", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "openvino"),
 }
 """Purpose -> the modules that are tried."""
 
@@ -84,6 +84,9 @@ def _checks(env: Environment, purpose: str) -> Iterator[Check]:
         runs_engines = bool(env.nvidia) and env.imports("tensorrt") and engines.status == "ok"
         yield onnxruntime(env, needed=purpose != "device" or not runs_engines)
         yield engines
+    if "openvino" in modules:
+        yield openvino(env)
+    yield from optional(env, purpose)
     if purpose in ("train", "all"):
         yield _data_root(env)
 

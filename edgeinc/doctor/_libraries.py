@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from edgeinc.doctor._facts import OPENCV, Environment
 from edgeinc.doctor._gpu import driver_fix
 from edgeinc.doctor._jetpack import jetpack, numbers
@@ -11,6 +13,13 @@ _CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 _PROVIDERS_TENSORRT = 10
 """ONNX Runtime's TensorRT provider is linked with libnvinfer.so.10, up to 1.31 at least."""
+
+_OPTIONAL: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "nncf": (("export",), "quant", "int8 for OpenVINO"),
+    "tensorrt-rtx": (("export",), "trtcheck", "--trt-check"),
+    "pycocotools": (("train",), "train", "masks in COCO files"),
+}
+"""Package -> purposes, the extra that brings it, and what is not there without it."""
 
 
 def opencv(env: Environment) -> Check:
@@ -79,6 +88,26 @@ def plain(env: Environment, name: str) -> Check:
     if module.error:
         return Check(name, "missing", module.error, f"pip install --force-reinstall {name}")
     return Check(name, "ok", module.version)
+
+
+def openvino(env: Environment) -> Check:
+    """OpenVINO, which nothing needs: without it two runtimes are skipped."""
+    module = env.modules["openvino"]
+    if module.absent:
+        detail = "not installed: no runtime openvino and openvino_bf16, extra [openvino]"
+        return Check("openvino", "ok", detail)
+    if module.error:
+        fix = 'pip install --force-reinstall "edgeinc[openvino]"'
+        return Check("openvino", "warn", module.error, fix)
+    return Check("openvino", "ok", module.version)
+
+
+def optional(env: Environment, purpose: str) -> Iterator[Check]:
+    """Packages that one feature needs each; they are not imported, their version is told."""
+    for name, (purposes, extra, feature) in _OPTIONAL.items():
+        if purpose in (*purposes, "all"):
+            found = env.packages.get(name)
+            yield Check(name, "ok", found or f"not installed: no {feature}, extra [{extra}]")
 
 
 def onnxruntime(env: Environment, *, needed: bool) -> Check:

@@ -86,6 +86,7 @@ def _bench(bench: BenchResult) -> Html:
             numeric=range(5, 14 + len(more)),
         ),
         note(f"Measured on {machine} ({bench.host.platform}) at {bench.created}{scored}."),
+        (note(f"Best at {b.size[0]}{TIMES}{b.size[1]}: {b.why}.") for b in bench.best),
         None if bench.finished else note("This benchmark was interrupted: rows are missing."),
         h("ul", (h("li", h("b", k), f": {v}") for k, v in bench.scopes.items()), cls="note"),
     )

@@ -75,13 +75,14 @@ class Evidence:
         """The row that answers how fast the newest step is once exported.
 
         From the newest benchmark that measured one of its files: camera to classes (`e2e`)
-        rather than the network alone, then the highest speed.
+        rather than the network alone, then the highest speed. What missed a gate answers nothing.
         """
         for bench in self.benches:
             rows = [
                 row
                 for row in bench.rows
                 if row.fps is not None
+                and not row.gate.startswith("missed")
                 and (card := self.card_of(row)) is not None
                 and card.step == self.newest.index
             ]

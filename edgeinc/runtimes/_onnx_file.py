@@ -9,6 +9,7 @@ See https://protobuf.dev/programming-guides/encoding/ and onnx.proto.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,9 @@ def metadata(content: bytes, name: str = "this") -> dict[str, str]:
     Raises:
         EdgeincError: The content is not a protobuf message.
     """
-    try:
+    with _reading(name):
         entries = _found(content, (_METADATA,))
         return {_text(entry, _KEY): _text(entry, _VALUE) for entry in entries}
-    except EdgeincError as err:
-        raise EdgeincError(err.message.replace("this", name, 1), hint=err.hint) from err
 
 
 def initializer_names(content: bytes) -> tuple[str, ...]:
@@ -43,7 +42,8 @@ def initializer_names(content: bytes) -> tuple[str, ...]:
     Raises:
         EdgeincError: The content is not a protobuf message.
     """
-    return tuple(_text(tensor, _NAME) for tensor in _found(content, (_GRAPH, _INITIALIZER)))
+    with _reading():
+        return tuple(_text(tensor, _NAME) for tensor in _found(content, (_GRAPH, _INITIALIZER)))
 
 
 def float_weights(content: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -52,17 +52,16 @@ def float_weights(content: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     Raises:
         EdgeincError: The content is not a protobuf message.
     """
-    for tensor in _found(content, (_GRAPH, _INITIALIZER)):
-        try:
+    with _reading():
+        tensors = _found(content, (_GRAPH, _INITIALIZER))
+    for tensor in tensors:
+        with _reading():
             kind = _FLOATS.get(next((n for number, n in _numbers(tensor) if number == _TYPE), 0))
             raw = next(_messages(tensor, _RAW), None)
             values = None if kind is None or raw is None else np.frombuffer(raw, kind)
-        except (IndexError, ValueError) as err:
-            raise EdgeincError(
-                f"this is not an ONNX file: {err}", hint="restore the file from a copy"
-            ) from err
+            name = _text(tensor, _NAME)
         if values is not None:
-            yield _text(tensor, _NAME), values
+            yield name, values
 
 
 def head_weights(content: bytes) -> tuple[str, ...]:
@@ -74,26 +73,27 @@ def head_weights(content: bytes) -> tuple[str, ...]:
     return tuple(name for name in initializer_names(content) if "head" in name.split("."))
 
 
+@contextmanager
+def _reading(name: str = "this") -> Iterator[None]:
+    """Say of which file it is that something in it cannot be read."""
+    try:
+        yield
+    except (IndexError, ValueError) as err:  # a field that ends early, text that is no UTF-8
+        raise EdgeincError(
+            f"{name} is not an ONNX file: {err}", hint="restore the file from a copy"
+        ) from err
+
+
 def _found(content: bytes, path: tuple[int, ...]) -> list[memoryview]:
     """The messages at the end of a path of field numbers."""
     found = [memoryview(content)]
-    try:
-        for number in path:
-            found = [part for message in found for part in _messages(message, number)]
-    except (IndexError, ValueError) as err:
-        raise EdgeincError(
-            f"this is not an ONNX file: {err}", hint="restore the file from a copy"
-        ) from err
+    for number in path:
+        found = [part for message in found for part in _messages(message, number)]
     return found
 
 
 def _text(message: memoryview, number: int) -> str:
-    try:
-        return bytes(next(_messages(message, number), b"")).decode()
-    except (IndexError, ValueError) as err:
-        raise EdgeincError(
-            f"this is not an ONNX file: {err}", hint="restore the file from a copy"
-        ) from err
+    return bytes(next(_messages(message, number), b"")).decode()
 
 
 def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:

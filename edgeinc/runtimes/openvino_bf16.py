@@ -11,6 +11,7 @@ from typing import ClassVar
 from edgeinc import host
 from edgeinc.runtimes import Availability, Runtime, Session
 from edgeinc.runtimes.openvino import OpenVino, OpenVinoSession
+from edgeinc.schema import Way
 
 
 class OpenVinoBf16(Runtime):
@@ -29,6 +30,11 @@ class OpenVinoBf16(Runtime):
                 fix="use f32: `edgeinc bench --runtime openvino`",
             )
         return state
+
+    @classmethod
+    def ways(cls) -> tuple[Way, ...]:
+        """Those of `openvino`."""
+        return OpenVino.ways()
 
     @classmethod
     def open(cls, path: Path, *, device: str = "auto", threads: int = 0) -> Session:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from edgeinc.schema._artifacts import (
     Answer,
     ArtifactCard,
+    BenchChoice,
     BenchComparison,
     BenchDelta,
     BenchResult,
@@ -108,6 +109,7 @@ __all__ = [
     "Answer",
     "ArtifactCard",
     "Background",
+    "BenchChoice",
     "BenchComparison",
     "BenchDelta",
     "BenchResult",

@@ -173,10 +173,18 @@ Scope = Literal["infer", "io", "e2e"]
 class BenchRow:
     """One variant in one scope. Every figure is None when `status` is `skipped: reason`.
 
-    `agreement`: percent of pixels decided as torch decides in fp32. `watts`: mean over the
+    `agreement`: percent of pixels decided as `reference` decides: torch in fp32, or, where torch is
+    not here, another variant of the same network in fp32. `gate`: `met`, `reference`, or
+    `missed: reason` and `not judged: reason`; "" where nothing was measured. `watts`: mean over the
     variant's own turns, the idle board included; `joules`: those of one frame. `throttled`: None
     where nobody watched throughout. `celsius`: the hottest sensor. `note`: why two rows are one
     measurement.
+
+    `update_from`: the file of the step before, "" where there is no such step. `update_way` and
+    `update_bytes`: how a session that serves it comes to serve this one, as in `UpdatePlan`.
+    `update_s`: seconds until this one could answer, golden check included; `update_lost`: frames
+    without an answer while a thread kept asking; both None where that was not measured.
+    `update_why`: the reason for the way, or for nothing being measured.
     """
 
     artifact: str
@@ -206,6 +214,30 @@ class BenchRow:
     cpu_mhz: float | None = None
     celsius: float | None = None
     note: str = ""
+    reference: str = ""
+    gate: str = ""
+    update_from: str = ""
+    update_way: str = ""
+    update_bytes: int | None = None
+    update_s: float | None = None
+    update_lost: int | None = None
+    update_why: str = ""
+
+
+@document
+class BenchChoice:
+    """The fastest variant of one network at one size that meets the gates of its precision.
+
+    `why` says it in one line, with what was measured.
+    """
+
+    artifact: str
+    runtime: str
+    precision: str
+    scope: Scope
+    size: Size
+    fps: float
+    why: str
 
 
 @document
@@ -268,6 +300,8 @@ class BenchResult:
 
     `finished`: False in the file of a benchmark that was interrupted. `gates`: thresholds that
     were not met, and regressions. `table` and `chart`: further files that were written, or "".
+    `best`: for every network and size of which several variants were timed, the one to take; none
+    where no variant was judged to meet its gates.
     """
 
     rows: tuple[BenchRow, ...]
@@ -285,6 +319,7 @@ class BenchResult:
     gates: tuple[str, ...] = ()
     table: str = ""
     chart: str = ""
+    best: tuple[BenchChoice, ...] = ()
 
 
 @document
