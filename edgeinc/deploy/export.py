@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from edgeinc import __version__, host
 from edgeinc.data import Image
-from edgeinc.deploy._form import CAPACITY, GATES, Form, form_of, inputs, outputs, suffix
+from edgeinc.deploy._form import CAPACITY, GATES, MIOU_LOSS, Form, form_of, inputs, outputs, suffix
 from edgeinc.deploy._parity import Labels, compare, labels_of
 from edgeinc.deploy._probe import calibration_images, run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["export", "read_card"]
 
 IMAGES = 8
-LABELLED, CALIBRATION, MAX_MIOU_LOSS = 100, 64, 0.5
-"""Images to score on and to calibrate with, and the points of mIoU a file may lose, unless told."""
+LABELLED, CALIBRATION = 100, 64
+"""Images to score on and to calibrate with, unless told."""
 REJECTED = ".rejected"
 
 
@@ -80,7 +80,7 @@ def export(
     data_root: str | os.PathLike[str] | None = None,
     limit: int = LABELLED,
     calibration: int = CALIBRATION,
-    max_miou_loss: float = MAX_MIOU_LOSS,
+    max_miou_loss: float = MIOU_LOSS,
     progress: Progress = SILENT,
 ) -> ExportResult:
     """Export a finished step and compare the file with the network on real images.
