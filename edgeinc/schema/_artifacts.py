@@ -175,8 +175,8 @@ class BenchRow:
 
     `agreement`: percent of pixels decided as torch decides in fp32. `watts`: mean over the
     variant's own turns, the idle board included; `joules`: those of one frame. `throttled`: None
-    where nobody watched throughout. `celsius`: the hottest sensor. `note`: why two rows are one
-    measurement.
+    where nobody watched throughout. `celsius`: the hottest sensor. `gpu_mb`: the GPU's memory that
+    the session took, None where its runtime cannot tell. `note`: why two rows are one measurement.
     """
 
     artifact: str
@@ -205,6 +205,7 @@ class BenchRow:
     gpu_mhz: float | None = None
     cpu_mhz: float | None = None
     celsius: float | None = None
+    gpu_mb: float | None = None
     note: str = ""
 
 
