@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeinc.runs import sha256
+from edgeinc.runtimes import _golden
 from edgeinc.schema import ArtifactCard, ClassInfo, to_json
 
 VERSIONS = tuple(fake_tensorrt.API)
@@ -48,7 +49,9 @@ def loaded():
     return sys.modules["tensorrt"]
 
 
-def write_artifact(folder, *, head=False, precision="fp32", seed=0, weights="w"):
+def write_artifact(
+    folder, *, head=False, precision="fp32", seed=0, weights="w", gain=None, golden=False
+):
     """An .onnx file with its card: a 1x1 classifier on RGB.
 
     Args:
@@ -57,6 +60,8 @@ def write_artifact(folder, *, head=False, precision="fp32", seed=0, weights="w")
         precision: Of the name and the card.
         seed: Of the weights.
         weights: Their hash in the card.
+        gain: What the image is multiplied by, a weight `body.gain`; None has no such weight.
+        golden: Whether the file carries a golden question and its answer.
     """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -88,11 +93,19 @@ def write_artifact(folder, *, head=False, precision="fp32", seed=0, weights="w")
             numpy_helper.from_array(weight, "head.weight"),
             numpy_helper.from_array(bias, "head.bias"),
         ]
+    if gain is not None:
+        nodes.insert(1, helper.make_node("Mul", ["floats", "body.gain"], ["body"]))
+        nodes[3].input[0] = "body"
+        initializers.append(numpy_helper.from_array(np.full(3, gain, np.float32), "body.gain"))
     outputs = [helper.make_tensor_value_info("classes", T.UINT8, [1, height, width])]
     graph = helper.make_graph(nodes, "segmenter", inputs, outputs, initializers)
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
     onnx.checker.check_model(model, full_check=True)
+    if golden:
+        scale = 1.0 if gain is None else gain
+        entry = _golden.ask(lambda images: expected(images, weight * scale, bias), SIZE)
+        helper.set_model_props(model, entry)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-0.{precision}.onnx"
     path.write_bytes(model.SerializeToString())

@@ -5,6 +5,7 @@ before: who reads results earlier, or frees what is still to be read, gets garba
 """
 
 import ctypes
+import threading
 import time
 
 GPU = {"name": "NVIDIA Fake", "capability": (8, 6), "integrated": 0, "free": 4 << 30}
@@ -30,6 +31,9 @@ class Cudart:
         self.memory = {}  # address -> (kind, ctypes array)
         self.streams = {}
         self.events = {}
+        self.used = {}  # thread -> the GPU it works on
+        self.devices = {}  # stream -> the GPU it was made on
+        self.reserved = 0  # bytes of the GPU that libraries hold
         self.cudaGetErrorName = ErrorName()
         self._handles = iter(range(0x1000, 0x10000))
 
@@ -48,7 +52,12 @@ class Cudart:
         return SUCCESS if count._obj.value else NO_DEVICE
 
     def cudaSetDevice(self, device):
+        self.used[threading.get_ident()] = device.value
         return SUCCESS
+
+    def current(self):
+        """The GPU that the calling thread works on: the first, unless it said another."""
+        return self.used.get(threading.get_ident(), 0)
 
     def cudaGetDeviceProperties(self, properties, device):
         properties.value = self.settings["name"].encode()
@@ -61,7 +70,9 @@ class Cudart:
         return SUCCESS
 
     def cudaMemGetInfo(self, free, total):
-        free._obj.value, total._obj.value = self.settings["free"], 8 << 30
+        held = sum(len(block) for kind, block in list(self.memory.values()) if kind == "device")
+        free._obj.value = self.settings["free"] - self.reserved - held
+        total._obj.value = 8 << 30
         return SUCCESS
 
     def _allocate(self, address, size, kind):
@@ -96,7 +107,7 @@ class Cudart:
         """Whether so many bytes at an address are on the fake GPU."""
         return any(
             kind == "device" and start <= address and address + size <= start + len(block)
-            for start, (kind, block) in self.memory.items()
+            for start, (kind, block) in list(self.memory.items())
         )
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
@@ -111,6 +122,7 @@ class Cudart:
     def cudaStreamCreate(self, stream):
         stream._obj.value = next(self._handles)
         self.streams[stream._obj.value] = []
+        self.devices[stream._obj.value] = self.current()
         return SUCCESS
 
     def cudaStreamDestroy(self, stream):

@@ -8,7 +8,10 @@ are told apart by owner, and queued work is done when a stream is synchronised, 
 
 where FOLDER/tensorrt.py is `SOURCE`. Faults that are asked for in the same variable:
 `builder`: "null" (TypeError of pybind11) or "none"; `build`: the reason why there is no engine;
-`die`: a signal's number; `hang`: seconds; `eat`: megabytes; `driver`, `library`: CUDA versions.
+`die`: a signal's number; `hang`: seconds; `eat`: megabytes; `driver`, `library`: CUDA versions;
+`merged`: names of weights of which none can be replaced without the others; `fault`: a refit
+"fails" half way, or what is "refitted wrong" or "built wrong" to be refitted computes something
+else; `kernels`: bytes that the first execution takes.
 """
 
 import ctypes
@@ -304,20 +307,27 @@ def interface(version, cudart, settings):
 
     class ICudaEngine:
         def __init__(self, header, content, logger):
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            options.log_severity_level = 3
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
             import onnx
+            from onnx import numpy_helper
 
-            graph = onnx.load_from_string(content).graph
+            self._model = onnx.load_from_string(content)
+            graph = self._model.graph
+            if settings.get("fault") == "built wrong" and "REFIT" in "".join(header["flags"]):
+                for tensor in graph.initializer:
+                    values = _wrong(tensor.name, numpy_helper.to_array(tensor))
+                    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            self._session = _session(self._model.SerializeToString())
+            floats = [t.name for t in graph.initializer if KINDS[t.data_type] in ("FLOAT", "HALF")]
+            every = "REFIT" in header["flags"]
+            self._refittable = [n for n in floats if every or n in header["refittable"]]
+            self._bytes, self._executed = len(content), False
+            cudart.reserved += self._bytes
             self._inputs = {v.name: ITensor(v) for v in graph.input}
             self._tensors = {**self._inputs, **{v.name: ITensor(v) for v in graph.output}}
             self._profile, self._logger = header["profile"], logger
+
+        def __del__(self):
+            cudart.reserved -= self._bytes
 
         @property
         def num_io_tensors(self):
@@ -340,6 +350,47 @@ def interface(version, cudart, settings):
 
         def create_execution_context(self):
             return IExecutionContext(self)
+
+    class Refitter:
+        def __init__(self, engine, logger):
+            if not engine._refittable:
+                logger.log(1, "the engine is not refittable")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            self._engine, self._logger, self._given = engine, logger, {}
+
+        def get_all_weights(self):
+            return list(self._engine._refittable)
+
+        def set_named_weights(self, name, weights):
+            from onnx import numpy_helper
+
+            found = [t for t in self._engine._model.graph.initializer if t.name == name]
+            old = numpy_helper.to_array(found[0]) if name in self._engine._refittable else None
+            fits = old is not None and (old.dtype, old.size) == (weights.dtype, weights.size)
+            if not fits:
+                self._logger.log(1, f"weights of {name} are rejected")
+                return False
+            self._given[name] = weights  # no copy: it is read when the engine is refitted
+            return True
+
+        def get_missing_weights(self):
+            merged = settings.get("merged", [])
+            together = merged if any(name in self._given for name in merged) else []
+            return [name for name in together if name not in self._given]
+
+        def refit_cuda_engine(self):
+            from onnx import numpy_helper
+
+            engine, fault = self._engine, settings.get("fault")
+            assert not engine._executed, "an engine that serves is refitted"
+            for tensor in engine._model.graph.initializer:
+                if tensor.name in self._given and fault != "fails":
+                    values = self._given[tensor.name].reshape(tuple(tensor.dims))
+                    if fault == "refitted wrong":
+                        values = _wrong(tensor.name, values)
+                    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+            engine._session = _session(engine._model.SerializeToString())
+            return fault != "fails" and not self.get_missing_weights()
 
     class IExecutionContext:
         def __init__(self, engine):
@@ -366,6 +417,13 @@ def interface(version, cudart, settings):
             if absent:
                 engine._logger.log(1, f"no address or shape for {absent[0]}")
                 return False
+            if cudart.devices[stream_handle] != cudart.current():
+                engine._logger.log(1, "the stream is of another GPU than this thread works on")
+                return False
+            if not engine._executed:
+                engine._executed = True
+                engine._bytes += settings.get("kernels", 0)
+                cudart.reserved += settings.get("kernels", 0)
             shapes, addresses = dict(self._shapes), dict(self._addresses)
             cudart.streams[stream_handle].append(lambda: _execute(engine, shapes, addresses))
             return True
@@ -388,7 +446,7 @@ def interface(version, cudart, settings):
     originals = (
         ILogger, IHostMemory, ITensor, INetworkDefinition, ParserError, OnnxParser, ITimingCache,
         IOptimizationProfile, IBuilderConfig, IProgressMonitor, Builder, Runtime, ICudaEngine,
-        IExecutionContext,
+        IExecutionContext, Refitter,
     )  # fmt: skip
     found = {kind.__name__: kind for kind in originals if kind.__name__ in known}
     made = {name: limited(kind) for name, kind in found.items() if name != "IHostMemory"}
@@ -433,6 +491,21 @@ class _Member:
 
     def __int__(self):
         return self.value
+
+
+def _wrong(name, values):
+    """What an engine computes with instead: classifiers that prefer the opposite."""
+    return -values if name.endswith("weight") else values
+
+
+def _session(content):
+    """What executes an engine."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _misbehave(settings):

@@ -21,7 +21,7 @@ from edgeinc.deploy.build import build, check
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.runs import sha256
 from edgeinc.runtimes import open_artifact
-from edgeinc.runtimes._onnx_file import head_weights, initializer_names
+from edgeinc.runtimes._onnx_file import float_weights, head_weights, initializer_names
 from edgeinc.schema import EngineCard, from_json
 
 
@@ -93,17 +93,49 @@ def test_precision_comes_from_the_file_except_on_8(version, tmp_path, machine):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_weight_can_be_kept_replaceable(version, artifact, machine):
+def test_every_weight_can_be_kept_replaceable(version, tmp_path, machine):
     machine(version)
-    assert header(build(artifact, refit="all"))["flags"] == ["REFIT"]
+    result = build(write_artifact(tmp_path, gain=1.0), refit="all")
+    told, names = header(result), {"head.weight", "head.bias", "body.gain"}
+    old = version.startswith("8.")
+    assert told["flags"] == ["REFIT" if old else "REFIT_INDIVIDUAL"]
+    assert set(told["refittable"]) == (set() if old else names)
+    assert set(result.card.replaceable) == names
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
-def test_only_the_head_can_be_kept_replaceable_from_10_on(version, artifact, machine):
+def test_only_the_head_can_be_kept_replaceable_from_10_on(version, tmp_path, machine):
     machine(version)
-    told = header(build(artifact, refit="head"))
-    assert told["flags"] == ["REFIT_INDIVIDUAL"]
-    assert sorted(told["refittable"]) == ["head.bias", "head.weight"]
+    result = build(write_artifact(tmp_path, gain=1.0), refit="head")
+    assert header(result)["flags"] == ["REFIT_INDIVIDUAL"]
+    assert sorted(result.card.replaceable) == ["head.bias", "head.weight"]
+
+
+def test_an_engine_is_fixed_unless_asked_for(artifact, machine):
+    machine("10.16.1")
+    result = build(artifact)
+    assert header(result)["flags"] == []
+    assert (result.card.replaceable, result.card.fixed_sha256) == ((), "")
+
+
+def test_a_refittable_engine_that_answers_wrong_never_has_its_name(tmp_path, machine):
+    """What is documented of TensorRT 11.3: biases are lost, before anything is refitted."""
+    machine("11.4.0", fault="built wrong")
+    path = write_artifact(tmp_path, golden=True)
+    with pytest.raises(EdgeincError, match="golden question wrong") as caught:
+        build(path, refit="all")
+    assert "--refit" in caught.value.hint
+    assert not path.with_suffix(".engine").exists()
+    build(path)  # without, nothing is lost
+
+
+def test_weights_that_cannot_be_kept_replaceable_are_refused(tmp_path, machine):
+    machine("10.16.1")
+    with pytest.raises(UsageError, match="int8"):
+        build(write_artifact(tmp_path, precision="int8"), refit="all")
+    with pytest.raises(EdgeincError, match="there are none") as caught:
+        build(write_artifact(tmp_path, head=True), refit="head")
+    assert caught.value.hint
 
 
 def test_what_8_cannot_do_is_refused_with_the_way_out(artifact, machine):
@@ -356,12 +388,14 @@ def test_nvidias_own_builder_takes_any_number_of_images_and_logits(tmp_path):
     assert result.ok, result
 
 
-def test_every_weight_of_the_head_is_known_to_nvidias_parser_by_its_name(exported):
+def test_every_weight_is_known_to_nvidias_parser_by_its_name(exported):
+    """So that each can be made replaceable: no weight is renamed or merged by the parser."""
     rtx = pytest.importorskip("tensorrt_rtx")
     from edgeinc.runtimes._tensorrt import Bindings
 
-    names = head_weights(exported.read_bytes())
-    assert len(names) == 2
+    names = [name for name, _ in float_weights(exported.read_bytes())]
+    assert len(names) > 50
+    assert set(head_weights(exported.read_bytes())) < set(names)
     network = Bindings(rtx).parse(exported.read_bytes())
     assert all(network.network.mark_weights_refittable(name) for name in names)
     assert not network.network.mark_weights_refittable("no.such.weight")

@@ -83,6 +83,55 @@ def test_what_was_taken_is_given_back_when_opening_fails(tmp_path, machine):
     assert (cudart.memory, cudart.streams, cudart.events) == ({}, {}, {})
 
 
+@pytest.mark.parametrize("head", [False, True])
+def test_a_prepared_call_computes_without_copying(head, tmp_path, machine, monkeypatch):
+    engine = built(tmp_path, machine, head=head)
+    weight, bias = classifier(3)
+    given = {"head_weight": weight, "head_bias": bias} if head else None
+    images = scenes(2)
+    with TensorRTSession(engine, device="auto", threads=1, constants=given) as session:
+        session.run(images)
+        cudart, held = loaded().cudart, len(loaded().cudart.memory)
+        first, second = session.prepared(images[:1]), session.prepared(images[1:])
+        with monkeypatch.context() as patch:
+            patch.setattr(cudart, "cudaMemcpyAsync", None)
+            for call, image in ((second, images[1:]), (first, images[:1])):
+                call()
+                ids = expected(image, weight, bias).tobytes()
+                assert any(bytes(block) == ids for kind, block in cudart.memory.values())
+        assert session.device_ms > 0
+        with pytest.raises(UsageError, match=f"{SIZE[0]}, {SIZE[1]}, 3"):
+            session.prepared(images[:, :-1])
+        assert np.array_equal(session.run(images), expected(images, weight, bias))
+        del first, second, call
+        assert len(cudart.memory) == held
+
+
+def test_a_session_knows_what_it_took_of_the_gpus_memory(tmp_path, machine):
+    engine = built(tmp_path, machine, kernels=3_000_000)
+    with open_artifact(engine) as session:
+        opened = session.gpu_mb()
+        session.run(scenes())
+        assert session.gpu_mb() == pytest.approx(opened + 3)  # CUDA loads kernels when they start
+        session.run(scenes())
+        cudart = loaded().cudart
+        buffers = sum(len(block) for kind, block in cudart.memory.values() if kind == "device")
+        assert session.gpu_mb() == pytest.approx((cudart.reserved + buffers) / 1e6)
+
+
+def test_a_benchmark_of_an_engine_tells_copies_from_computing(tmp_path, machine):
+    from edgeinc.deploy.bench import bench
+
+    engine = built(tmp_path, machine, kernels=3_000_000)
+    result = bench(engine, scopes=["infer", "io"], duration=0.05)
+    assert [(r.scope, r.status in ("ok", "unstable")) for r in result.rows] == [
+        ("infer", True),
+        ("io", True),
+    ]
+    assert all(r.gpu_mb > 3 for r in result.rows)
+    assert "gpu_mb" in result.scopes
+
+
 # ---------------------------------------------------------------------------------- a dynamic head
 
 

@@ -5,10 +5,12 @@ nothing that they have not; what the adapter used of the fake is then looked up 
 can be imported without a GPU, TensorRT for RTX and the lean runtime.
 """
 
+import ctypes
 import inspect
 from functools import cache
 from importlib import import_module
 
+import numpy as np
 import pytest
 from engines import SIZE, VERSIONS, write_artifact
 from fake_cuda import Cudart
@@ -18,7 +20,7 @@ from record_tensorrt_api import interface as recorded
 from edgeinc.runtimes._tensorrt import Bindings
 from edgeinc.schema import InputShapes
 
-EXECUTES = ("ICudaEngine", "IExecutionContext", "Runtime")
+EXECUTES = ("ICudaEngine", "IExecutionContext", "Refitter", "Runtime")
 """What the lean runtime has: it cannot build."""
 LACKING = {
     "tensorrt_rtx": {
@@ -59,9 +61,12 @@ def used(version, folder):
             workspace=1 << 20,
             timing_cache=b"",
             refit=refit,
-            head=("head.weight",),
+            weights=("head.weight",),
             watch=lambda *_: None,
         ).engine
+    _, opened = trt.deserialise(bytes(engine))
+    weight = np.zeros(9, np.float32)
+    trt.refit(opened, {name: weight for name in trt.replaceable(opened) if "weight" in name})
     network = trt.parse(dynamic)
     shapes = {
         t.name: InputShapes(*[(n, *t.shape[1:]) for n in (1, 3, 8)])
@@ -82,15 +87,16 @@ def used(version, folder):
     trt.execute(context, stream)
     flags = {"STRONGLY_TYPED"} if trt.typed else {"EXPLICIT_BATCH"}
     members = {("NetworkDefinitionCreationFlag", name) for name in flags}
-    members |= {("BuilderFlag", "REFIT"), ("MemoryPoolType", "WORKSPACE")}
-    members |= {("TensorIOMode", "INPUT"), ("ILogger", "ERROR")}
-    members |= {("BuilderFlag", n) for n in (("FP16", "INT8") if old else ("REFIT_INDIVIDUAL",))}
+    members |= {("MemoryPoolType", "WORKSPACE"), ("TensorIOMode", "INPUT"), ("ILogger", "ERROR")}
+    own = ("FP16", "INT8", "REFIT") if old else ("REFIT_INDIVIDUAL",)
+    members |= {("BuilderFlag", name) for name in own}
     return {*module.trace, *members}
 
 
 def trt_stream(cudart):
-    cudart.streams[1] = []
-    return 1
+    handle = ctypes.c_void_p()
+    cudart.cudaStreamCreate(ctypes.byref(handle))
+    return handle.value
 
 
 def fits(own, real):
@@ -149,6 +155,16 @@ def test_what_the_adapter_uses_exists_in_packages_that_need_no_gpu(package, clas
         overloads = newest[name].get(member)
         if overloads:
             assert any(each in real[name][member] for each in overloads), (name, member)
+
+
+@pytest.mark.parametrize("package", ["tensorrt_rtx", "tensorrt_lean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_weights_are_passed_as_the_real_bindings_take_them(package, dtype):
+    """A flat array becomes what a refitter takes: as many values, of its type."""
+    real = pytest.importorskip(package, reason=f"{package} is not installed")
+    made = real.Weights(np.arange(12, dtype=dtype))
+    assert made.size == 12
+    assert made.dtype.name == {np.float32: "FLOAT", np.float16: "HALF"}[dtype]
 
 
 def test_the_adapter_names_no_member_that_no_version_has():

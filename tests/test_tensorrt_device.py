@@ -83,6 +83,72 @@ def test_an_engine_that_can_be_refitted_decides_the_same(refit, tmp_path, record
     assert same > 0.99
 
 
+@pytest.mark.parametrize("refit", ["head", "all"])
+def test_an_engine_takes_other_weights_without_a_build(refit, tmp_path, record_property):
+    from edgeinc.deploy.build import build
+    from edgeinc.runtimes import open_artifact
+    from edgeinc.runtimes.tensorrt import load_tensorrt
+
+    if refit == "head" and load_tensorrt().version.startswith("8."):
+        pytest.skip("needs TensorRT 10")
+    old = write_artifact(tmp_path / "old", gain=1.0, golden=True)
+    gain = 1.5 if refit == "all" else 1.0
+    new = write_artifact(tmp_path / "new", seed=5, weights="v", gain=gain, golden=True)
+    engine = build(old, refit=refit).path
+    weight, bias = classifier(3, seed=5)
+    with open_artifact(engine) as session:
+        result = session.update(new)
+        record_property("ready ms", round(result.ready_ms, 1))
+        record_property("golden %", result.golden_percent)
+        assert result.plan.way == "weights"
+        same = np.mean(session.run(scenes()) == expected(scenes(), weight * gain, bias))
+        assert same > 0.99
+        session.rollback()
+        assert np.mean(session.run(scenes()) == expected(scenes(), *classifier(3))) > 0.99
+
+
+def test_a_network_of_full_size_is_refitted_while_it_serves(tmp_path, record_property):
+    """What refit costs: the frame of an engine that can be refitted, and of one that cannot."""
+    torch = pytest.importorskip("torch")
+    from edgeinc.deploy._graph import to_onnx
+    from edgeinc.deploy.build import build
+    from edgeinc.models import create
+    from edgeinc.runs import sha256
+    from edgeinc.runtimes import _golden, open_artifact
+
+    onnx = pytest.importorskip("onnx")
+    size, paths = (512, 1024), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        path = write_artifact(tmp_path / str(seed), weights=str(seed))
+        model = to_onnx(create("erfnet", (3,)).eval(), size)
+        path.write_bytes(model.SerializeToString())
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        card.update(sha256=sha256(path), size=size)
+        path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+        with open_artifact(path, device="cpu") as session:
+            onnx.helper.set_model_props(model, _golden.ask(session.run, size))
+        path.write_bytes(model.SerializeToString())
+        card.update(sha256=sha256(path))
+        path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+        paths.append(path)
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    for refit in ("none", "all"):
+        engine = build(paths[0], refit=refit, out=tmp_path / "0" / f"{refit}.engine").path
+        with open_artifact(engine) as session:
+            call, times = session.prepared(image), []
+            for _ in range(60):
+                call()
+                times.append(session.device_ms)
+            record_property(f"p50 ms on the GPU, refit {refit}", round(np.median(times[10:]), 2))
+            record_property(f"GPU MB, refit {refit}", round(session.gpu_mb(), 1))
+            if refit == "all":
+                result = session.update(paths[1])
+                assert result.plan.way == "weights"
+                record_property("ready ms", round(result.ready_ms, 1))
+                record_property("golden %", result.golden_percent)
+
+
 def test_a_dynamic_head_grows_without_a_build(tmp_path):
     from edgeinc.deploy.build import build
     from edgeinc.runtimes.tensorrt import TensorRTSession

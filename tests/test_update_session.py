@@ -172,11 +172,32 @@ def test_an_engine_takes_rows_while_it_serves(files, images, machine, tmp_path, 
         assert session.table == fresh.table
         session.rollback()
         assert np.array_equal(session.run(images), before)
-        with pytest.raises(UpdateError, match="rebuild, because tensorrt cannot exchange weights"):
+        with pytest.raises(UpdateError, match="built without replaceable weights"):
             session.update(files / "3-dynamic.onnx")
         with pytest.raises(UpdateError, match="needs an engine of its own"):
             session.update(files / "3-dynamic.onnx", at_most="rebuild")
         assert np.array_equal(session.run(images), before)
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "11.4.0"])
+def test_an_engine_that_was_built_for_it_takes_every_later_step(
+    files, images, machine, tmp_path, version
+):
+    from edgeinc.deploy.build import build
+
+    machine(version)
+    shutil.copy(files / "0-dynamic.onnx", tmp_path / "0.onnx")
+    result = build(tmp_path / "0.onnx", refit="all")
+    names = {name for name, _ in float_weights((files / "0-dynamic.onnx").read_bytes())}
+    assert set(result.card.replaceable) == names
+    with open_artifact(result.path) as session:
+        for step, way in ((1, "head"), (3, "weights"), (2, "weights"), (1, "head")):
+            new = files / f"{step}-dynamic.onnx"
+            found = session.update(new)
+            assert (found.plan.way, found.golden_percent) == (way, 100)
+            with open_artifact(new) as fresh:
+                assert np.array_equal(session.run(images), fresh.run(images))
+                assert session.table == fresh.table
 
 
 def test_an_update_is_measured_while_frames_are_asked_for(files):

@@ -33,7 +33,7 @@ def build(
         Literal["none", "head", "all"],
         typer.Option(
             "--refit",
-            help="Weights that can be replaced without a build; all may cost speed.",
+            help="Weights that can be replaced without a build; may cost speed.",
             rich_help_panel=WHAT,
         ),
     ] = "none",
@@ -119,7 +119,7 @@ def _facts(result: BuildResult) -> list[tuple[str, str]]:
         ("engine", f"{result.path}, {card.bytes / 1e6:.1f} MB"),
         ("for", f"{machine.gpu} ({machine.compute_capability}), TensorRT {machine.tensorrt}{l4t}"),
         ("from", f"{card.artifact.file}, {card.precision}, step {card.artifact.step}"),
-        ("refit", card.refit),
+        ("refit", card.refit + (f", {len(card.replaceable)} weights" if card.replaceable else "")),
         ("built in", f"{card.seconds:.1f} s{peak}, {card.timing_cache} timing cache"),
     ]
 
@@ -130,24 +130,31 @@ def _facts(result: BuildResult) -> list[tuple[str, str]]:
     panel=SHIP,
     examples=[
         "edgeinc plan-update step-1.fp32.dynamic.onnx step-2.fp32.dynamic.onnx",
-        "edgeinc plan-update old.onnx new.onnx --runtime tensorrt",
+        "edgeinc plan-update step-1.fp32.engine step-2.fp32.onnx",
         "edgeinc plan-update old.onnx new.onnx --measure --threads 2",
     ],
 )
 def plan_update(
     ui: Ui,
     old: Annotated[
-        str, typer.Argument(metavar="OLD", help="The file that is served.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="OLD", help="The .onnx file or engine that is served.", show_default=False
+        ),
     ],
     new: Annotated[
-        str, typer.Argument(metavar="NEW", help="The file that shall be.", show_default=False)
+        str, typer.Argument(metavar="NEW", help="The .onnx file that shall be.", show_default=False)
     ],
     runtime: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--runtime", metavar="NAME", help="Runtime that serves.", rich_help_panel=WHAT
+            "--runtime",
+            metavar="NAME",
+            help="Runtime that serves; else tensorrt for an engine, onnxruntime for a file.",
+            rich_help_panel=WHAT,
+            show_default=False,
         ),
-    ] = "onnxruntime",
+    ] = None,
     measure: Annotated[
         bool,
         flag("--measure", help="Do it here, while a thread keeps asking.", panel=WHAT),
@@ -155,7 +162,7 @@ def plan_update(
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Say how a device comes from one exported file to another, and what that costs.
+    """Say how a device comes from one exported file, or engine, to another file, at what cost.
 
     Exit 5 when the new file cannot take the old one's place.
     """

@@ -244,6 +244,7 @@ def _quality(ui: Ui, result: BenchResult, called: Names) -> Table | None:
         "threads": [r.threads for r in rows],
         "MB": [None if r.file_bytes is None else r.file_bytes / 1e6 for r in rows],
         "peak MB": [None if r.peak_mb is None else round(r.peak_mb) for r in rows],
+        "GPU MB": [r.gpu_mb for r in rows],
     }
     return _filled(ui, columns) if rows else None
 

@@ -18,10 +18,13 @@ from edgeinc.errors import EdgeincError, MissingError
 from edgeinc.runs import write_atomic
 from edgeinc.runtimes._cuda import Cuda, open_cuda
 from edgeinc.runtimes._engine import this_machine
-from edgeinc.runtimes._onnx_file import head_weights
+from edgeinc.runtimes._golden import GOLDEN, agreement, gate
+from edgeinc.runtimes._head import HEAD_WEIGHT, decode
+from edgeinc.runtimes._on_gpu import OnGpu
+from edgeinc.runtimes._onnx_file import float_weights, head_weights, metadata
 from edgeinc.runtimes._tensorrt import Bindings, Network
 from edgeinc.runtimes.tensorrt import load_tensorrt
-from edgeinc.schema import InputShapes, Machine, to_dict
+from edgeinc.schema import InputShapes, Machine, Refit, to_dict
 
 DISCRETE_SHARE, SHARED_SHARE = 0.8, 0.5
 """Of the GPU's free memory, what a kernel may use; a Jetson's CPU lives in the same memory."""
@@ -49,10 +52,14 @@ def build(job: dict[str, Any], say: Any) -> dict[str, Any]:
         workspace=workspace,
         timing_cache=timings.read_bytes() if timings.exists() else b"",
         refit=job["refit"],
-        head=head_weights(content) if job["refit"] == "head" else (),
+        weights=weights_named(content, job["refit"]),
         watch=lambda phase, done, total: say(f"{phase} {done}/{total}"),
     )
     seconds = time.monotonic() - start
+    replaceable: tuple[str, ...] = ()
+    if job["refit"] != "none":
+        say("ask the engine")
+        replaceable = asked(trt, cuda, bytes(built.engine), content, job)
     say("write")
     with Path(job["engine"]).open("wb") as file:
         file.write(built.engine)
@@ -65,7 +72,47 @@ def build(job: dict[str, Any], say: Any) -> dict[str, Any]:
         "workspace_bytes": workspace,
         "timing_cache": "used" if built.timings_used else "new",
         "seconds": round(seconds, 3),
+        "replaceable": replaceable,
     }
+
+
+def weights_named(content: bytes, refit: Refit) -> tuple[str, ...]:
+    """The weights of a file that shall stay replaceable."""
+    if refit == "head":
+        return head_weights(content)
+    return tuple(name for name, _ in float_weights(content)) if refit == "all" else ()
+
+
+def asked(
+    trt: Bindings, cuda: Cuda, engine: bytes, content: bytes, job: dict[str, Any]
+) -> tuple[str, ...]:
+    """The weights of a file that its engine lets be replaced, once it answered right.
+
+    TensorRT 11.3 is documented to lose biases in engines that can be refitted, before any refit.
+
+    Raises:
+        EdgeincError: None can be replaced, or the engine answers the golden question wrong.
+    """
+    path, size, entries = Path(job["onnx"]), tuple(job["size"]), metadata(content)
+    opened = OnGpu(trt, cuda, path, engine, size)
+    known = set(opened.replaceable())
+    found = tuple(name for name, _ in float_weights(content) if name in known)
+    if not found:
+        raise EdgeincError(
+            f"TensorRT {trt.version} built an engine in which no weight can be replaced",
+            hint="leave --refit out",
+        )
+    if GOLDEN in entries:
+        rows = decode(path, entries, tuple(job["head_shape"])) if HEAD_WEIGHT in entries else {}
+        percent = agreement(lambda images: opened.run(images, rows), size, entries[GOLDEN])
+        if percent < gate(job["precision"]):
+            raise EdgeincError(
+                f"the engine that can be refitted answers its golden question wrong: {percent:.1f} "
+                f"% of the ids agree, the gate is {gate(job['precision'])} %",
+                hint="leave --refit out, or use another version of TensorRT",
+            )
+    opened.close()
+    return found
 
 
 def check(job: dict[str, Any], say: Any) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def _row(
         gpu_mhz=seen.gpu_mhz,
         cpu_mhz=seen.cpu_mhz,
         celsius=seen.celsius,
+        gpu_mb=session.gpu_mb(),
     )
 
 

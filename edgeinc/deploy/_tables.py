@@ -165,6 +165,7 @@ _COLUMNS: dict[str, Callable[[BenchRow], str]] = {
     "throttled": lambda r: "" if r.throttled is None else "yes" if r.throttled else "no",
     "MB": lambda r: "" if r.file_bytes is None else f"{r.file_bytes / 1e6:.2f}",
     "peak MB": _figure("peak_mb", 0),
+    "GPU MB": _figure("gpu_mb", 1),
     "status": lambda r: r.status,
 }
 _TEXT = (

@@ -216,6 +216,11 @@ def _begin(
     }
     lines = [s.line for s in monitor.sensors if isinstance(s, Tegrastats)]
     on_gpu = any(computes(session) == "gpu" for _, session in live)
+    if on_gpu:
+        words["gpu_mb"] = (
+            "memory of the GPU that was gone after the session was opened and had computed its "
+            "first image; what other programs took in these moments counts too"
+        )
     return BenchResult(
         rows=(),
         host=host.host(gpu=gpu_name(system) if on_gpu else ""),

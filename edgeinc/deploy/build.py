@@ -29,6 +29,7 @@ from edgeinc.runtimes._card import read_card, verified
 from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
 from edgeinc.runtimes._onnx_file import metadata
+from edgeinc.runtimes._refit import fixed_sha256
 from edgeinc.runtimes.tensorrt import TensorRT, device_index
 from edgeinc.schema import (
     ArtifactCard,
@@ -68,7 +69,7 @@ def build(
         artifact: The .onnx file.
         out: The .engine file to write; None takes the artifact's name beside it.
         refit: Which weights can be replaced later without a build: those of the head, or all.
-            All may make the engine slower.
+            Both keep TensorRT from merging these weights, so the engine may be slower.
         max_rows: Rows a dynamic head may grow to; the file's own where that is more.
         profile: Shapes of inputs that are dynamic, where the default does not suit.
         device: `auto`, `cuda` or `cuda:N`.
@@ -86,6 +87,11 @@ def build(
     target = Path(out) if out else path.with_suffix(".engine")
     if target.suffix != ".engine":
         raise UsageError(f"cannot build {target}", hint="give a file name that ends in .engine")
+    if refit != "none" and card.precision == "int8":
+        raise UsageError(
+            f"{path} is int8, and no other weights fit its ranges: they are calibrated with them",
+            hint="leave --refit out, or export in fp16",
+        )
     index = device_index(device)
     state = TensorRT.availability()
     if not state.ok:
@@ -102,6 +108,8 @@ def build(
             "engine": str(engine),
             "precision": card.precision,
             "refit": refit,
+            "size": card.size,
+            "head_shape": card.head_shape,
             "rows": _rows(card),
             "max_rows": max_rows,
             "profile": _profile(card, profile, max_rows),
@@ -109,11 +117,12 @@ def build(
         }
         limit = None if memory_mb is None else memory_mb * 10**6
         facts = run_child(CHILD, job, task=task, memory_bytes=limit)
-        content = engine.read_bytes()
-        entries = metadata(path.read_bytes()) if card.head == "dynamic" else {}
-        rows = {name: entries[name] for name in (HEAD_WEIGHT, HEAD_BIAS) if name in entries}
-        described = _engine_card(target, engine, card, refit, {**facts, "rows": rows})
-        write_atomic(target, content)
+        source = path.read_bytes()
+        entries = metadata(source) if card.head == "dynamic" else {}
+        facts["rows"] = {k: entries[k] for k in (HEAD_WEIGHT, HEAD_BIAS) if k in entries}
+        facts["fixed_sha256"] = fixed_sha256(source, facts["replaceable"])
+        described = _engine_card(target, engine, card, refit, facts)
+        write_atomic(target, engine.read_bytes())
         write_atomic(sidecar_path(target), to_json(described).encode())
     return BuildResult(str(target), str(sidecar_path(target)), described)
 
@@ -233,4 +242,6 @@ def _engine_card(
         },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         rows=facts["rows"],
+        replaceable=tuple(facts["replaceable"]),
+        fixed_sha256=facts["fixed_sha256"],
     )

@@ -114,6 +114,13 @@ class Session(ABC):
             hint="evaluate the run instead: edgeinc eval RUN --per-task",
         )
 
+    def gpu_mb(self) -> float | None:
+        """MB of a GPU's memory that the session took: when it was opened and by its first image.
+
+        None where there is no GPU, or the runtime cannot tell.
+        """
+        return None
+
     def update(self, path: str | os.PathLike[str], *, at_most: Way = "reload") -> UpdateResult:
         """Serve another file from the next call on, by the cheapest way there is.
 

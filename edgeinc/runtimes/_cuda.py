@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,11 @@ class Cuda:
                 raise MissingError(
                     f"there is no GPU {device}", hint=f"GPUs on this machine: {count.value}"
                 )
-            self._call("cudaSetDevice", ctypes.c_int(device))
+            self.use()
+
+    def use(self) -> None:
+        """Work on this GPU in the calling thread: CUDA keeps the choice for each thread."""
+        self._call("cudaSetDevice", ctypes.c_int(self.device))
 
     # ------------------------------------------------------------------------------ facts
 
@@ -267,6 +272,30 @@ class Cuda:
             f"the GPU reports {name or 'an unknown fault'} ({said})",
             hint="repeat; if it stays, `dmesg | grep -i -e nvrm -e gpu` tells what the driver saw",
         )
+
+
+class Taken:
+    """Counts what work takes of a GPU's memory and keeps.
+
+    CUDA tells how much of the whole GPU is free, so what other programs take or give back in the
+    same moment counts too. On a Jetson that is all that runs.
+
+    Args:
+        cuda: The GPU.
+
+    Attributes:
+        bytes: What all work so far has kept.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda, self.bytes = cuda, 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Count what the block takes."""
+        before, _ = self._cuda.memory()
+        yield
+        self.bytes += max(0, before - self._cuda.memory()[0])
 
 
 def version_text(version: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -29,11 +29,14 @@ class Graph:
             threads.
         answers: Names of its outputs.
         as_float: Whether it takes float32 images.
+        bind: A call that computes one output for a batch that lies on the device, and leaves it
+            there; None where nothing is copied.
     """
 
     infer: Callable[[str, Feeds], npt.NDArray[Any]]
     answers: tuple[str, ...]
     as_float: bool
+    bind: Callable[[str, Feeds], Callable[[], object]] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,22 @@ class GraphSession(Updatable):
         return _computed(live, images, LOGITS)[:, : live.classes]
 
 
-def _computed(live: Live, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
-    """One output of the graph for all images; the last batch is filled up where it must be."""
+def batches(live: Live, images: npt.NDArray[np.uint8]) -> Iterator[tuple[Feeds, int]]:
+    """What the graph is fed for all images, and how many images each feed holds.
+
+    The last batch is filled up where it must be.
+    """
     fed: npt.NDArray[Any] = images.astype(np.float32) if live.graph.as_float else images
-    parts = []
     for start in range(0, len(fed), live.most):
         batch = fed[start : start + live.most]
-        missing = max(0, live.fewest - len(batch))
+        count = len(batch)
+        missing = max(0, live.fewest - count)
         if missing:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
-        found = live.graph.infer(answer, {IMAGES: batch, **live.rows})
-        parts.append(found[: len(found) - missing])
+        yield {IMAGES: batch, **live.rows}, count
+
+
+def _computed(live: Live, images: npt.NDArray[np.uint8], answer: str) -> npt.NDArray[Any]:
+    """One output of the graph for all images."""
+    parts = [live.graph.infer(answer, feeds)[:count] for feeds, count in batches(live, images)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

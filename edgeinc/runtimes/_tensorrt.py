@@ -7,8 +7,8 @@ nowhere else:
 
 - 8.x knows no strong typing: it takes EXPLICIT_BATCH and a flag for the precision; from 9 on the
   types of the ONNX file decide (11 has neither enum nor flags for anything else);
-- weights that can be replaced one by one (REFIT_INDIVIDUAL) came with 10, as did the progress
-  monitor;
+- which weights can be replaced is said weight by weight from 10 on (REFIT_INDIVIDUAL); 8.x knows
+  only all of them (REFIT). The progress monitor came with 10 too;
 - only TensorRT for RTX builds for a GPU generation that is not here.
 
     bindings = Bindings(import_module("tensorrt"))
@@ -18,17 +18,16 @@ nowhere else:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.runtimes._tensorrt_callbacks import Watch, logger, monitor
 from edgeinc.schema import InputShapes, Refit
-
-Watch = Callable[[str, int, int], None]
-"""Called with a phase of the build, how many of its steps are done, and how many it has."""
 
 DOCTOR = "edgeinc doctor --for device"
 _DTYPES: Mapping[str, type[np.generic]] = {
@@ -42,7 +41,6 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 }
 _FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 """Precision -> builder flags of a TensorRT without strong typing."""
-_KEPT_MESSAGES = 20
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Bindings:
         self._trt = module
         self.version = str(module.__version__)
         self.errors: list[str] = []
-        self._logger = _logger(module, self.errors)
+        self._logger = logger(module, self.errors)
         flags = getattr(module, "NetworkDefinitionCreationFlag", None)  # lean versions only execute
         self.typed = hasattr(flags, "STRONGLY_TYPED")
 
@@ -131,7 +129,7 @@ class Bindings:
         workspace: int | None = None,
         timing_cache: bytes | None = None,
         refit: Refit = "none",
-        head: Sequence[str] = (),
+        weights: Sequence[str] = (),
         target: str = "",
         watch: Watch | None = None,
     ) -> Built:
@@ -144,7 +142,7 @@ class Bindings:
             workspace: Bytes a kernel may use while it runs; None leaves it to TensorRT.
             timing_cache: Earlier timings; None keeps none.
             refit: Which weights can be replaced later.
-            head: Names of the weights that `refit="head"` keeps replaceable.
+            weights: Their names in the file.
             target: Generation to build for (`SM86`), TensorRT for RTX only; "" is this GPU.
             watch: Told how far the build is, where the version can tell.
 
@@ -158,7 +156,7 @@ class Bindings:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         for name in () if self.typed else _FLAGS[precision]:
             config.set_flag(getattr(trt.BuilderFlag, name))
-        self._set_refit(config, network.network, refit, head)
+        self._set_refit(config, network.network, refit, weights)
         if profile:
             config.add_optimization_profile(self._profile(network.builder, profile))
         if target:
@@ -166,7 +164,7 @@ class Bindings:
             config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
         used = timing_cache is not None and self._set_timings(config, timing_cache)
         if watch is not None and hasattr(trt, "IProgressMonitor"):
-            config.progress_monitor = _monitor(trt, watch)
+            config.progress_monitor = monitor(trt, watch)
         engine = network.builder.build_serialized_network(network.network, config)
         if engine is None:
             raise EdgeincError(
@@ -176,23 +174,26 @@ class Bindings:
         timings = config.get_timing_cache() if timing_cache is not None else None
         return Built(engine, bytes(timings.serialize()) if timings else None, used)
 
-    def _set_refit(self, config: Any, network: Any, refit: Refit, head: Sequence[str]) -> None:
+    def _set_refit(self, config: Any, network: Any, refit: Refit, weights: Sequence[str]) -> None:
+        """Keep weights replaceable. REFIT_IDENTICAL is no way: it allows no other values."""
         flags = self._trt.BuilderFlag
-        if refit == "all":
-            config.set_flag(flags.REFIT)
-        elif refit == "head":
-            if not hasattr(flags, "REFIT_INDIVIDUAL"):
+        if refit == "none":
+            return
+        if not hasattr(flags, "REFIT_INDIVIDUAL"):
+            if refit == "head":
                 raise UsageError(
                     f"--refit head needs TensorRT 10, here is {self.version}",
                     hint="--refit all makes every weight replaceable; the engine may be slower",
                 )
-            config.set_flag(flags.REFIT_INDIVIDUAL)
-            unknown = [name for name in head if not network.mark_weights_refittable(name)]
-            if unknown or not head:
-                raise EdgeincError(
-                    f"the weights of the head cannot be replaced: {', '.join(unknown) or 'none'}",
-                    hint="--refit all, or leave --refit out",
-                )
+            config.set_flag(flags.REFIT)
+            return
+        config.set_flag(flags.REFIT_INDIVIDUAL)
+        refused = [name for name in weights if not network.mark_weights_refittable(name)]
+        if refused or not weights:
+            raise EdgeincError(
+                f"weights cannot be made replaceable: {', '.join(refused) or 'there are none'}",
+                hint="leave --refit out, or export with --head capacity or static",
+            )
 
     def _profile(self, builder: Any, shapes: Mapping[str, InputShapes]) -> Any:
         profile = builder.create_optimization_profile()
@@ -254,6 +255,44 @@ class Bindings:
         smallest, _, largest = engine.get_tensor_profile_shape(name, 0)
         return tuple(smallest), tuple(largest)
 
+    def replaceable(self, engine: Any) -> tuple[str, ...]:
+        """Names of the weights that can be replaced in an engine.
+
+        Raises:
+            MissingError: TensorRT cannot start here.
+        """
+        refitter = self._create("Refitter", engine, self._logger)
+        return tuple(name for name in refitter.get_all_weights() if name)
+
+    def refit(self, engine: Any, weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Replace weights in an engine that nothing executes meanwhile.
+
+        Where it fails, part of them may have been replaced: the engine is good for nothing then.
+
+        Args:
+            engine: Of `deserialise`; its contexts stay valid.
+            weights: Name -> values, as many and of the type it was built with.
+
+        Raises:
+            EdgeincError: It has no such weight, or of another size or type; or others that it has
+                merged with these are missing.
+        """
+        refitter = self._create("Refitter", engine, self._logger)
+        for name, values in weights.items():
+            if not refitter.set_named_weights(name, values):
+                raise self._not_refitted(f"it does not take {values.size} new values for {name}")
+        if missing := refitter.get_missing_weights():
+            names = ", ".join(name or "one without a name" for name in missing)
+            raise self._not_refitted(f"it also needs new values for {names}")
+        if not refitter.refit_cuda_engine():
+            raise self._not_refitted("it could not exchange the weights")
+
+    def _not_refitted(self, what: str) -> EdgeincError:
+        return EdgeincError(
+            f"TensorRT {self.version} did not refit the engine, {what}: {self._last_error()}",
+            hint="build an engine of the new file: edgeinc build FILE.onnx",
+        )
+
     def execute(self, context: Any, stream: int) -> None:
         """Queue one execution.
 
@@ -293,44 +332,6 @@ class Bindings:
 
     def _last_error(self) -> str:
         return self.errors[-1] if self.errors else "it gave no reason"
-
-
-def _logger(trt: Any, errors: list[str]) -> Any:
-    """A logger that keeps errors instead of printing everything."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 refuses super().__init__ through other bases
-
-        def log(self, severity: Any, msg: str) -> None:
-            if int(severity) <= int(trt.ILogger.ERROR):
-                errors.append(" ".join(msg.split()))
-                del errors[:-_KEPT_MESSAGES]
-
-    return Logger()
-
-
-def _monitor(trt: Any, watch: Watch) -> Any:
-    """A progress monitor that tells `watch`."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._steps[phase_name] = num_steps
-            watch(phase_name, 0, num_steps)
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self._steps.pop(phase_name, 0)
-            watch(phase_name, steps, steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            watch(phase_name, step, self._steps.get(phase_name, 0))
-            return True  # False would cancel the build
-
-    return Monitor()
 
 
 def _dtype(name: str, dtype: Any) -> np.dtype[Any]:

@@ -94,7 +94,7 @@ def plan_update(
             reason = f"the graph is the same; a {after.head} head is among its weights"
     else:
         way, size = ("reload" if "reload" in ways else "rebuild"), after.bytes
-        reason = f"{runtime} cannot exchange weights in a graph"
+        reason = f"{runtime} cannot exchange the weights of {old.path.name}"
         if not same_graph:
             reason = _other_graph(before, after)
     names = [{c.name: None for c in card.classes} for card in (before, after)]
@@ -175,6 +175,10 @@ class Updatable(Session):
     _candidate: Candidate
     _exchange: Lock
 
+    def _plan(self, new: Candidate) -> UpdatePlan:
+        """The cheapest way to a file; see `plan_update`."""
+        return plan_update(self._candidate, new, runtime=self.runtime, ways=self.ways)
+
     @abstractmethod
     def _loaded(self, new: Candidate, way: Way) -> Any:
         """What `_live` would be with the new file.
@@ -201,7 +205,7 @@ class Updatable(Session):
         with self._exchange:
             new = read_candidate(Path(path))
             ways = tuple(way for way in self.ways if WAYS.index(way) <= WAYS.index(at_most))
-            plan = plan_update(self._candidate, new, runtime=self.runtime, ways=self.ways)
+            plan = self._plan(new)
             if plan.way == "nothing":
                 return UpdateResult(plan, 1000 * (perf_counter() - start), 0.0, None)
             if plan.way not in ways:

@@ -177,8 +177,8 @@ class BenchRow:
     not here, another variant of the same network in fp32. `gate`: `met`, `reference`, or
     `missed: reason` and `not judged: reason`; "" where nothing was measured. `watts`: mean over the
     variant's own turns, the idle board included; `joules`: those of one frame. `throttled`: None
-    where nobody watched throughout. `celsius`: the hottest sensor. `note`: why two rows are one
-    measurement.
+    where nobody watched throughout. `celsius`: the hottest sensor. `gpu_mb`: the GPU's memory that
+    the session took, None where its runtime cannot tell. `note`: why two rows are one measurement.
 
     `update_from`: the file of the step before, "" where there is no such step. `update_way` and
     `update_bytes`: how a session that serves it comes to serve this one, as in `UpdatePlan`.
@@ -213,6 +213,7 @@ class BenchRow:
     gpu_mhz: float | None = None
     cpu_mhz: float | None = None
     celsius: float | None = None
+    gpu_mb: float | None = None
     note: str = ""
     reference: str = ""
     gate: str = ""

@@ -44,7 +44,9 @@ class EngineCard:
 
     `topology_sha256` and `weights_sha256` are those of what the engine computes; `artifact` is the
     card of the ONNX file it was built from; `rows` are the classifier of a dynamic head, as that
-    file's metadata holds it.
+    file's metadata holds it. `replaceable` names the weights that other values can be given to
+    without a build, `fixed_sha256` is the hash of names and values of all other float weights, ""
+    where none is replaceable.
     """
 
     file: str
@@ -64,6 +66,8 @@ class EngineCard:
     versions: dict[str, str]
     created: str
     rows: dict[str, str] = field(default_factory=dict)
+    replaceable: tuple[str, ...] = ()
+    fixed_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
 
 
