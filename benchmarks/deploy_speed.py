@@ -137,7 +137,7 @@ def measured(
                     "matrix_percent": f"{operations / (p50[row] / 1000) / rate * 100:.0f}",
                 }
             if row in sessions:
-                line["around_percent"] = f"{around(sessions[row], images, ui):.1f}"
+                line["around_percent"] = f"{around(sessions[row], images, options.duration, ui):.1f}"
             if row in notes:
                 parity = notes[row]
                 line |= {
@@ -228,14 +228,14 @@ def plain(network: TorchSession, folder: Path, threads: int) -> Iterator[tuple[s
     yield "plain file, openvino", by_openvino
 
 
-def around(session: Session, images: list[np.ndarray], ui: Ui) -> float:
+def around(session: Session, images: list[np.ndarray], duration: float, ui: Ui) -> float:
     """Percent of a frame that is not the session: resizing of the image and of the ids."""
     ready = [resize_image(image, session.size)[None] for image in images]
     both = [
         lambda i: predict_native(session, images[i % len(images)]),
         lambda i: session.run(ready[i % len(ready)]),
     ]
-    whole, alone = (statistics(seconds).p50_ms for seconds in timed(both, 3.0, ui))
+    whole, alone = (statistics(seconds).p50_ms for seconds in timed(both, duration / 3, ui))
     return 100 * (whole - alone) / whole
 
 
