@@ -137,7 +137,9 @@ def measured(
                     "matrix_percent": f"{operations / (p50[row] / 1000) / rate * 100:.0f}",
                 }
             if row in sessions:
-                line["around_percent"] = f"{around(sessions[row], images, options.duration, ui):.1f}"
+                line["around_percent"] = (
+                    f"{around(sessions[row], images, options.duration, ui):.1f}"
+                )
             if row in notes:
                 parity = notes[row]
                 line |= {
