@@ -8,7 +8,7 @@ in each form, and all variants of a size take turns in one process: what they ha
 machine's mood. Exported files are kept in `--files`, so the same command measures again without
 exporting again, on a machine that has grown quiet. A frame is a uint8 image of the network's size
 in, class ids in memory out, whoever normalises and decides. A file that misses its gate on mIoU is
-not timed and its row says so.
+not timed and its row says so. A size that a network cannot take is rounded up to its stride.
 
 `plain` is what most people start from: the network in eval mode, `torch.onnx.export` as it is, the
 image normalised and the classes decided in numpy. `matrix_percent` compares the operations of the
@@ -38,6 +38,7 @@ from edgeinc.data import open_dataset
 from edgeinc.data._augment import resize_image
 from edgeinc.deploy._timing import interleave, statistics, warm_up
 from edgeinc.evaluation import predict_native
+from edgeinc.registry import load
 from edgeinc.runtimes import Session, open_artifact
 from edgeinc.runtimes._card import card_path, read_card
 from edgeinc.runtimes.torch import TorchSession
@@ -79,9 +80,15 @@ def main() -> None:
     lines = []
     for run in options.runs:
         for size in map(config.parse_size, options.sizes.split(";")):
-            lines += measured(run, size, rate, options)
+            lines += measured(run, fitting(run, size), rate, options)
             write(lines, options.out)
     sys.stdout.write(f"wrote {options.out}\n")
+
+
+def fitting(run: Path, size: Size) -> Size:
+    """The smallest size that the run's network takes and that is no smaller."""
+    stride = load("models", edgeinc.open_run(run).info.model).stride
+    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
 
 
 def measured(
