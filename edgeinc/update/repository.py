@@ -11,6 +11,7 @@ after the publisher died in between, sees the state before.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -320,7 +321,7 @@ class Repository:
                 f"{self._tree.pending} waits for signatures",
                 hint="finish it with `edgeinc repo sign`, or remove the file",
             )
-        new: Metadata[Root] = Metadata(Root.from_dict(published.root.signed.to_dict()))
+        new: Metadata[Root] = Metadata(deepcopy(published.root.signed))
         advance(new, "root", self._now())
         return new
 
