@@ -322,7 +322,7 @@ def test_a_damaged_repository_is_said_to_be_one(published, keys, file, content, 
     assert str(path) in caught.value.message
 
 
-@pytest.mark.parametrize("role", [MODEL, "snapshot", "timestamp"])
+@pytest.mark.parametrize("role", [MODEL, "targets", "snapshot", "timestamp"])
 def test_the_publisher_signs_nothing_on_top_of_a_forgery(published, forge, keys, role):
     with forge.edit(role, signers=keys["spare"][:1]) as signed:
         signed.version += 1
@@ -343,6 +343,8 @@ def test_resign_prolongs_what_the_keys_can_sign(edgeinc, made):
     }
     done = edgeinc("resign", "repo", "timestamp", *signing("file:keys/online/timestamp.pem"))
     assert done["versions"] == {"timestamp": 4}
+    done = edgeinc("resign", "repo", "snapshot", *signing("file:keys"))
+    assert done["versions"] == {"snapshot": 4, "timestamp": 5}
     done = edgeinc("resign", "repo", "root", *signing())
     assert done["versions"]["root"] == 2
     edgeinc("verify", "repo")

@@ -35,7 +35,7 @@ KeyOption = Annotated[
     "init",
     examples=[
         "edgeinc repo init repo --model erfnet --fleet north --keys keys",
-        "edgeinc repo init repo --keys keys --key timestamp=awskms:alias/edgeinc",
+        "edgeinc repo init repo --keys keys --key timestamp=hsm:2",
     ],
 )
 def init(
@@ -204,8 +204,8 @@ def sign(ui: Ui, folder: RepoArgument, key: KeyOption = None) -> None:
     repo_app,
     "rotate",
     examples=[
-        "edgeinc repo rotate repo timestamp --new-key file:new.pem --key file:keys/offline",
-        "edgeinc repo rotate repo site-a --model erfnet --new-key file:a.pem --key file:keys",
+        "edgeinc repo rotate repo timestamp --new-key file:t.pem --key file:keys",
+        "edgeinc repo rotate repo model-bisenet --new-key file:b.pem --key file:keys",
     ],
 )
 def rotate(

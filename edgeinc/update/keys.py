@@ -1,6 +1,6 @@
 """Keys by URI: what signs, wherever the private half lives.
 
-    file:PATH                     a PEM file (PKCS#8), or a folder: every .pem file in it
+    file:PATH                     a PEM file (PKCS#8), or a folder: every .pem file below it
     hsm:ID?label=TOKEN            PKCS#11; PYKCS11LIB names the module
     gcpkms:NAME, awskms:ID        a key of a cloud's KMS
     azurekms://VAULT.vault.azure.net/keys/NAME
@@ -78,9 +78,9 @@ def signers_of(uris: Iterable[str], *, secret: Secret | None = None) -> list[Sig
     for uri in uris:
         folder = Path(uri.removeprefix(_FILE))
         if uri.startswith(_FILE) and folder.is_dir():
-            files = sorted(folder.glob("*.pem"))
+            files = sorted(folder.rglob("*.pem"))
             if not files:
-                raise UsageError(f"no .pem file in {folder}", hint="name the folder of the keys")
+                raise UsageError(f"no .pem file below {folder}", hint="name the folder of the keys")
             found += [_from_file(file) for file in files]
         else:
             found.append(signer_of(uri, secret=secret))
