@@ -10,6 +10,16 @@ from pathlib import Path
 
 import pytest
 from engines import machine  # noqa: F401  # a fixture of several files
+from trust_parts import (  # noqa: F401  # fixtures of several files
+    _first_published,
+    _server,
+    clock,
+    device,
+    forge,
+    keys,
+    published,
+    server,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -90,6 +90,8 @@ def test_the_commands_are_those_that_were_promised():
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),
+        *("repo init", "repo ls", "repo verify", "repo sign", "repo rotate", "repo resign"),
+        *("repo gc", "repo serve"),
     }
 
 

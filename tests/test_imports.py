@@ -19,6 +19,10 @@ LIGHT = [
     "edgeinc.runtimes",
     "edgeinc.schema",
     "edgeinc.deploy.bench",
+    "edgeinc.update.ceremony",
+    "edgeinc.update.fetch",
+    "edgeinc.update.serving_files",
+    "edgeinc.update.verify",
 ]
 HEAVY = ["torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "openvino"]
 BASE = {"without": ["torch", "onnx", "onnxscript", "onnxruntime"]}

@@ -48,6 +48,13 @@ data_app = typer.Typer(
     context_settings=HELP,
 )
 
+repo_app = typer.Typer(
+    help="Publish updates from a signed repository: init, ls, verify, sign, rotate, resign, gc.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings=HELP,
+)
+
 
 def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     """One option of a command, as Typer reads it from a signature."""

@@ -99,6 +99,15 @@ from edgeinc.schema._scores import (
     TaskScore,
     UnionScore,
 )
+from edgeinc.schema._trust import (
+    Floor,
+    RepoChange,
+    RepoGarbage,
+    RepoListing,
+    RepoRole,
+    RepoTarget,
+    RepoVerdict,
+)
 from edgeinc.schema._updates import UpdateMeasure, UpdatePlan, UpdateResult, Way
 
 __all__ = [
@@ -136,6 +145,7 @@ __all__ = [
     "EngineCheck",
     "EvalResult",
     "ExportResult",
+    "Floor",
     "HeadMode",
     "Host",
     "ImportResult",
@@ -156,6 +166,12 @@ __all__ = [
     "Precision",
     "PredictResult",
     "Refit",
+    "RepoChange",
+    "RepoGarbage",
+    "RepoListing",
+    "RepoRole",
+    "RepoTarget",
+    "RepoVerdict",
     "ReportResult",
     "RunInfo",
     "RunSummary",

@@ -1,0 +1,193 @@
+"""The files of a repository: a static tree that any web server can offer.
+
+    repo/
+      metadata/  N.root.json  N.snapshot.json  N.targets.json  N.model-NAME.json ...  timestamp.json
+      targets/   models/NAME/step-0003/SHA256.manifest.json  channels/FLEET/SHA256.stable.json ...
+      pending/   root.json, only while a new root waits for signatures
+
+Rules: `timestamp.json` is the one file that changes; it names a snapshot, which names the version
+of everything else, so what it does not name does not exist. Every file is replaced atomically.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from filelock import FileLock, Timeout
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+
+from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.runs import write_atomic
+
+T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
+_RESTORE = "restore the repository from a copy"
+
+
+@dataclass
+class Published:
+    """What a repository says at one moment; `roles`: `targets` and every delegated role."""
+
+    root: Metadata[Root]
+    snapshot: Metadata[Snapshot]
+    timestamp: Metadata[Timestamp]
+    roles: dict[str, Metadata[Targets]]
+
+    def delegator(self, role: str) -> tuple[str, Root | Targets]:
+        """The role that names a role's keys, and its metadata.
+
+        Raises:
+            UsageError: No role delegates to it.
+        """
+        if role in self.root.signed.roles:
+            return "root", self.root.signed
+        for name, metadata in self.roles.items():
+            delegations = metadata.signed.delegations
+            if delegations is not None and role in (delegations.roles or {}):
+                return name, metadata.signed
+        raise UsageError(
+            f"there is no role {role}", hint=f"roles: {', '.join(['root', *self.roles])}"
+        )
+
+
+class Tree:
+    """A repository's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metadata = folder / "metadata"
+        self.targets = folder / "targets"
+        self.pending = folder / "pending" / "root.json"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the repository for writing.
+
+        Raises:
+            EdgeincError: Another process holds it.
+        """
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout as err:
+            raise EdgeincError(
+                f"{self.folder} is being changed by another process", hint="repeat when it ended"
+            ) from err
+
+    def read(self) -> Published:
+        """What is published, every signature checked; expired metadata is read, too.
+
+        Raises:
+            UsageError: The folder is not a repository.
+            EdgeincError: A file is missing, damaged, or not signed by the keys of its role.
+        """
+        root = self.root()
+        timestamp = self._top(Timestamp, "timestamp.json", root)
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = self._top(Snapshot, f"{version}.snapshot.json", root)
+        found = Published(root, snapshot, timestamp, {})
+        for name in ["targets", *sorted(_names(snapshot.signed) - {"targets"})]:
+            version = snapshot.signed.meta[f"{name}.json"].version
+            found.roles[name] = self.load(Targets, f"{version}.{name}.json")
+        for name, metadata in found.roles.items():
+            if name == "targets":
+                self._verify_top(name, metadata, root)
+            else:
+                _verify(found.delegator(name)[1], name, metadata, self.metadata)
+        return found
+
+    def root(self, version: int | None = None) -> Metadata[Root]:
+        """A root, the newest unless a version is given.
+
+        Raises:
+            UsageError: The folder is not a repository.
+            EdgeincError: The file is damaged.
+        """
+        versions = [int(file.name.split(".")[0]) for file in self.metadata.glob("*.root.json")]
+        if not versions:
+            raise UsageError(
+                f"{self.folder} is not a repository", hint="make one with `edgeinc repo init DIR`"
+            )
+        return self.load(Root, f"{version or max(versions)}.root.json")
+
+    def waiting(self) -> Metadata[Root] | None:
+        """The root that waits for signatures, if one does.
+
+        Raises:
+            EdgeincError: The file is damaged.
+        """
+        if not self.pending.is_file():
+            return None
+        new = self.load(Root, self.pending.name, self.pending.parent)
+        # A publisher that ended right after it published a root left its copy here.
+        return new if new.signed.version > self.root().signed.version else None
+
+    def load(self, kind: type[T], name: str, folder: Path | None = None) -> Metadata[T]:
+        """A file of metadata, unverified.
+
+        Raises:
+            EdgeincError: It is missing or damaged.
+        """
+        file = (folder or self.metadata) / name
+        try:
+            metadata = cast("Metadata[T]", Metadata.from_bytes(file.read_bytes()))
+        except FileNotFoundError as err:
+            raise EdgeincError(f"{file} is missing", hint=_RESTORE) from err
+        except RepositoryError as err:
+            raise EdgeincError(f"{file} is not metadata", hint=_RESTORE) from err
+        if not isinstance(metadata.signed, kind):
+            raise EdgeincError(f"{file} is metadata of another role", hint=_RESTORE)
+        return metadata
+
+    def _top(self, kind: type[T], name: str, root: Metadata[Root]) -> Metadata[T]:
+        metadata = self.load(kind, name)
+        self._verify_top(kind.type, metadata, root)
+        return metadata
+
+    def _verify_top(self, role: str, metadata: Metadata[Any], root: Metadata[Root]) -> None:
+        """Check what root's keys sign; those of the root before count, too.
+
+        A publisher that ended between a new root and the timestamp leaves it so.
+        """
+        try:
+            _verify(root.signed, role, metadata, self.metadata)
+        except EdgeincError:
+            if root.signed.version == 1:
+                raise
+            _verify(self.root(root.signed.version - 1).signed, role, metadata, self.metadata)
+
+    def target_file(self, target: TargetFile) -> Path:
+        """Where the content of a target lies."""
+        return self.targets / target.get_prefixed_paths()[0]
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the tree; one that holds these bytes already only becomes young again.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        if path.is_file() and path.read_bytes() == content:
+            os.utime(path)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+
+
+def _names(snapshot: Snapshot) -> set[str]:
+    return {name.removesuffix(".json") for name in snapshot.meta}
+
+
+def _verify(delegator: Root | Targets, role: str, metadata: Metadata[Any], folder: Path) -> None:
+    signed: Signed = metadata.signed
+    try:
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError) as err:
+        raise EdgeincError(
+            f"{folder}: version {signed.version} of {role} is not signed by the keys of its role",
+            hint=_RESTORE,
+        ) from err

@@ -1,0 +1,605 @@
+"""What a publisher does with a repository, by commands and by functions; files on disk decide."""
+
+import http.client
+import json
+import os
+import shutil
+import stat
+import threading
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from filelock import FileLock
+from trust_parts import BLOB, CHANNEL, CONTENT, FLEET, MANIFEST, MODEL, everyone
+from tuf.api.metadata import Metadata
+
+from edgeinc import runs
+from edgeinc.cli import main
+from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.update import keys as key_module
+from edgeinc.update.keys import generate, public_key, signer_of, signers_of
+from edgeinc.update.roles import channel_path, kind_of, model_role, release_path
+from edgeinc.update.serving_files import server_of
+from edgeinc.update.verify import verify
+
+HOME = ["file:keys/offline", "file:keys/teams", "file:keys/online"]
+
+
+@pytest.fixture
+def edgeinc(tmp_path, monkeypatch, capsys):
+    """Run `edgeinc repo ...` in an empty folder; the document of `--json`, or (code, error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+    def run(*words, fails=0):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["repo", *map(str, words), "--json"])
+        out, err = capsys.readouterr()
+        assert end.value.code == fails, err
+        assert "Traceback" not in err
+        return json.loads(err)["error"] if fails else json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def made(edgeinc, tmp_path):
+    """A repository made by the command, with its keys beside it."""
+    edgeinc("init", "repo", "--model", "erfnet", "--fleet", "north", "--keys", "keys")
+    return tmp_path / "repo"
+
+
+def signing(*uris):
+    return [word for uri in uris or HOME for word in ("--key", uri)]
+
+
+def state(folder):
+    """Content of every file, without the lock."""
+    files = (f for f in folder.rglob("*") if f.is_file() and f.name != ".lock")
+    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
+
+
+# -------------------------------------------------------------------------------------- init
+
+
+def test_init_makes_roles_thresholds_and_lifetimes(edgeinc, made):
+    roles = {role["name"]: role for role in edgeinc("ls", "repo")["roles"]}
+    assert {name: (len(r["keys"]), r["threshold"]) for name, r in roles.items()} == {
+        "root": (3, 2),
+        **dict.fromkeys(("targets", "snapshot", "timestamp", MODEL, FLEET), (1, 1)),
+    }
+    assert len({key for role in roles.values() for key in role["keys"]}) == 8
+    days = {name: round(role["days_left"]) for name, role in roles.items()}
+    assert days == {
+        **{"root": 365, "targets": 365, MODEL: 180, FLEET: 30},
+        **{"snapshot": 7, "timestamp": 3},
+    }
+    assert roles[MODEL]["paths"] == ["models/erfnet/*/*"]
+    assert edgeinc("verify", "repo")["versions"]["root"] == 1
+
+
+def test_keys_are_for_their_owner_and_offline_ones_lie_apart(made, tmp_path):
+    files = sorted(
+        str(f.relative_to(tmp_path / "keys")) for f in (tmp_path / "keys").rglob("*.pem")
+    )
+    assert files == [
+        "offline/root-1.pem",
+        "offline/root-2.pem",
+        "offline/root-3.pem",
+        "offline/targets.pem",
+        "online/snapshot.pem",
+        "online/timestamp.pem",
+        "teams/channel-north.pem",
+        "teams/model-erfnet.pem",
+    ]
+    for file in (tmp_path / "keys").rglob("*.pem"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not any(b"PRIVATE" in content for content in state(made).values())
+
+
+def test_init_takes_keys_that_are_there(edgeinc, tmp_path):
+    generate(tmp_path / "mine.pem")
+    edgeinc("init", "repo", "--keys", "keys", "--key", "timestamp=file:mine.pem")
+    roles = {role["name"]: role for role in edgeinc("ls", "repo")["roles"]}
+    assert roles["timestamp"]["keys"] == [public_key("file:mine.pem").keyid]
+    assert not (tmp_path / "keys" / "online" / "timestamp.pem").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["repo"], "root has no key"),
+        (["repo", "--keys", "repo/keys"], "offered to everyone"),
+        (["repo", "--keys", "keys", "--threshold", "4"], "4 of its 3 keys"),
+        (["repo", "--keys", "keys", "--model", "../x"], "'../x' cannot be the name of a model"),
+        (["repo", "--keys", "keys", "--fleet", ""], "'' cannot be the name of a fleet"),
+        (["repo", "--keys", "keys", "--key", "root"], "not ROLE=URI"),
+        (["repo", "--keys", "keys", "--key", "boss=file:x"], "no role boss"),
+        (["repo", "--keys", "keys", "--key", "root=file:x"], "x cannot be read"),
+        (["full", "--keys", "keys"], "full is not empty"),
+    ],
+)
+def test_init_refuses_and_makes_nothing(edgeinc, tmp_path, words, says):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    error = edgeinc("init", *words, fails=2)
+    assert says in error["message"]
+    assert error["hint"]
+    assert not (tmp_path / "repo").exists()
+    if "--threshold" not in words:
+        assert not (tmp_path / "keys").exists()
+
+
+def test_a_second_init_overwrites_no_key(edgeinc, made, tmp_path):
+    error = edgeinc("init", "other", "--keys", "keys", fails=2)
+    assert "root-1.pem exists" in error["message"]
+    assert not (tmp_path / "other").exists()
+
+
+# --------------------------------------------------------------------------------- keys by URI
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path):
+    generate(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o640)
+    with pytest.raises(UsageError, match="0640"):
+        signer_of(f"file:{tmp_path / 'key.pem'}")
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("key.pem", "is not a key"),
+        ("ftp://x", "is not a key"),
+        ("file:none.pem", "cannot be read"),
+        ("file:text.pem", "not a private key"),
+        ("file:empty", "no .pem file"),
+    ],
+)
+def test_what_is_no_key_is_said_in_one_line(tmp_path, monkeypatch, uri, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pem").touch(0o600)
+    with pytest.raises(UsageError, match=says) as caught:
+        signers_of([uri])
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("uri", ["hsm:2", "gcpkms:projects/p", "awskms:alias/x", "hv:name"])
+def test_a_token_or_service_without_its_package_says_which(uri):
+    with pytest.raises(MissingError) as caught:
+        signer_of(uri)
+    assert uri in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "name", "arguments"),
+    [
+        ("hsm:3?label=Yubi+1", "HSMSigner", (3, "Yubi 1", print)),
+        ("hsm:", "HSMSigner", (None, None, print)),
+        ("awskms:alias/edge:inc", "AWSSigner", ("alias/edge:inc",)),
+        ("gcpkms:projects/p/x/1", "GCPSigner", ("projects/p/x/1",)),
+        ("azurekms://vault.vault.azure.net/keys/name", "AzureSigner", ("vault", "name")),
+        ("hv:name", "VaultSigner", ("name",)),
+    ],
+)
+def test_services_are_asked_as_securesystemslib_wants_it(keys, monkeypatch, uri, name, arguments):
+    """No token or cloud is here: what is asked of securesystemslib is looked at."""
+    asked, spare = [], keys["spare"][0]
+    kind = getattr(key_module, name)
+
+    def imported(*given):
+        asked.append(given)
+        return uri, spare.public_key
+
+    monkeypatch.setattr(kind, "import_", imported)
+    monkeypatch.setattr(kind, "from_priv_key_uri", lambda *given: asked.append(given) or spare)
+    assert signer_of(uri, secret=print) is spare
+    assert asked == [arguments, (uri, spare.public_key, print)]
+
+
+# ------------------------------------------------------------------------------------ targets
+
+
+def test_added_files_lie_under_their_hash_and_are_listed(edgeinc, published):
+    listing = edgeinc("ls", published.folder)
+    assert [(t["path"], t["role"], t["bytes"]) for t in listing["targets"]] == [
+        (CHANNEL, FLEET, 11),
+        (BLOB, MODEL, len(CONTENT[BLOB])),
+        (MANIFEST, MODEL, len(CONTENT[MANIFEST])),
+    ]
+    assert published.read(MANIFEST) == CONTENT[MANIFEST]
+    assert published.read("models/erfnet/step-0009/manifest.json") is None
+    verdict = edgeinc("verify", published.folder)
+    assert (verdict["targets"], verdict["soon"]) == (3, {})
+
+
+def test_paths_are_made_by_one_rule():
+    assert release_path("erfnet", 3, "manifest.json") == "models/erfnet/step-0003/manifest.json"
+    assert release_path("m", 3, "x", site="a") == "models/m/site-a/step-0003.x"
+    assert channel_path("north") == "channels/north/stable.json"
+    for bad in ("", "..", "a/b", "a b", "x" * 65, "a*"):
+        with pytest.raises(UsageError):
+            release_path(bad, 1, "x")
+        with pytest.raises(UsageError):
+            model_role(bad)
+    for bad in ("model-", "model-a/b", "boss", "snapshots"):
+        with pytest.raises(UsageError):
+            kind_of(bad)
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "says"),
+    [
+        (MODEL, CHANNEL, "may not sign channels"),
+        (FLEET, MANIFEST, "may not sign models"),
+        (MODEL, "models/other/step-0001/x", "may not sign"),
+        ("targets", MANIFEST, "signs no files"),
+        ("model-none", MANIFEST, "no role model-none"),
+    ],
+)
+def test_a_role_signs_its_own_paths_only(published, keys, role, path, says):
+    before = state(published.folder)
+    with pytest.raises(UsageError, match=says):
+        published.add_targets(role, {path: b"x"}, signers=everyone(keys))
+    assert state(published.folder) == before
+
+
+@pytest.mark.parametrize("missing", [MODEL, "snapshot", "timestamp"])
+def test_without_a_key_nothing_is_changed(published, keys, missing):
+    before = state(published.folder)
+    signers = everyone({role: s for role, s in keys.items() if role != missing})
+    with pytest.raises(UsageError, match=f"{missing} needs 1 of its 1 key"):
+        published.add_targets(MODEL, {MANIFEST: b"new"}, signers=signers)
+    assert state(published.folder) == before
+
+
+def test_removed_files_are_signed_no_longer(published, keys, device):
+    published.add_targets(MODEL, {}, signers=everyone(keys), remove=[BLOB])
+    assert published.read(BLOB) is None
+    assert not device.refresh().signs(BLOB)
+    with pytest.raises(UsageError, match="does not sign"):
+        published.add_targets(MODEL, {}, signers=everyone(keys), remove=[BLOB])
+
+
+def test_a_publisher_that_dies_at_any_write_leaves_the_old_or_the_new(
+    published, keys, device, monkeypatch
+):
+    """A device that comes after each write sees a repository that fits together."""
+    real, seen, writes = runs.write_atomic, [], []
+
+    def dying(path, data):
+        if len(writes) == dying.after:
+            raise KeyboardInterrupt
+        writes.append(path.name)
+        real(path, data)
+
+    monkeypatch.setattr("edgeinc.update._tree.write_atomic", dying)
+    for dying.after in range(6):
+        writes.clear()
+        new = str(dying.after).encode()
+        with suppress(KeyboardInterrupt):
+            published.add_targets(MODEL, {BLOB: new, MANIFEST: new}, signers=everyone(keys))
+        seen.append(device.refresh().target(MANIFEST))
+        assert device.take() == (new if seen[-1] == new else CONTENT[BLOB])
+    assert seen == [CONTENT[MANIFEST]] * 5 + [b"5"]
+    assert writes[-1] == "timestamp.json"
+    assert writes[-2].endswith("snapshot.json")
+
+
+def test_only_the_timestamp_is_ever_replaced(published, keys):
+    before = state(published.folder)
+    published.resign([], signers=everyone(keys))
+    after = state(published.folder)
+    assert {name for name in before if after[name] != before[name]} == {"metadata/timestamp.json"}
+
+
+def test_two_publishers_at_once_are_kept_apart(published, keys):
+    with FileLock(published.folder / ".lock"), pytest.raises(EdgeincError, match="another process"):
+        published.resign([], signers=everyone(keys))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("timestamp.json", b"{", "is not metadata"),
+        ("3.snapshot.json", None, "is missing"),
+        ("2.model-erfnet.json", b"", "is not metadata"),
+    ],
+)
+def test_a_damaged_repository_is_said_to_be_one(published, keys, file, content, says):
+    path = published.folder / "metadata" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(EdgeincError, match=says) as caught:
+        published.resign([], signers=everyone(keys))
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("role", [MODEL, "targets", "snapshot", "timestamp"])
+def test_the_publisher_signs_nothing_on_top_of_a_forgery(published, forge, keys, role):
+    with forge.edit(role, signers=keys["spare"][:1]) as signed:
+        signed.version += 1
+    with pytest.raises(EdgeincError, match=f"{role} is not signed by the keys of its role"):
+        published.resign([], signers=everyone(keys))
+
+
+# ------------------------------------------------------------------------- resign, rotate, sign
+
+
+def test_resign_prolongs_what_the_keys_can_sign(edgeinc, made):
+    done = edgeinc("resign", "repo", *signing("file:keys/online"))
+    assert done["versions"] == {"snapshot": 2, "timestamp": 2}
+    done = edgeinc("resign", "repo", *signing())
+    assert done["versions"] == {
+        **{"targets": 2, MODEL: 2, FLEET: 2},
+        **{"snapshot": 3, "timestamp": 3},
+    }
+    done = edgeinc("resign", "repo", "timestamp", *signing("file:keys/online/timestamp.pem"))
+    assert done["versions"] == {"timestamp": 4}
+    done = edgeinc("resign", "repo", "snapshot", *signing("file:keys"))
+    assert done["versions"] == {"snapshot": 4, "timestamp": 5}
+    done = edgeinc("resign", "repo", "root", *signing())
+    assert done["versions"]["root"] == 2
+    edgeinc("verify", "repo")
+
+
+def test_an_expired_repository_is_resigned(published, keys, device, clock):
+    clock.add(days=400)
+    published.resign(["root"], signers=everyone(keys))
+    published.resign([], signers=everyone(keys))
+    device.refresh()
+
+
+def test_a_ceremony_over_three_machines(edgeinc, made, tmp_path):
+    """One key of root here, one there, and the online keys where they always are."""
+    words = ("rotate", "repo", "timestamp", "--new-key", "file:keys/online/new.pem")
+    done = edgeinc(*words, *signing("file:keys/offline/root-1.pem"))
+    assert (done["published"], done["versions"]) == (False, {"root": 2})
+    assert done["key_files"] == ["keys/online/new.pem"]
+    assert edgeinc("ls", "repo")["waiting"] == 2
+    assert edgeinc("verify", "repo")["versions"]["root"] == 1
+    error = edgeinc("sign", "repo", *signing("file:keys/teams"), fails=2)
+    assert "root 2" in error["message"]
+    done = edgeinc("sign", "repo", *signing("file:keys/offline/root-3.pem"))
+    assert done["missing"] == ["the keys of snapshot", "the keys of timestamp"]
+    done = edgeinc("sign", "repo", *signing("file:keys/online"))
+    assert done["published"]
+    assert edgeinc("ls", "repo")["waiting"] is None
+    assert edgeinc("verify", "repo")["versions"]["root"] == 2
+    (tmp_path / "keys" / "online" / "timestamp.pem").unlink()
+    edgeinc("resign", "repo", *signing("file:keys/online"))
+    error = edgeinc("sign", "repo", *signing(), fails=2)
+    assert "no root waits" in error["message"]
+
+
+def test_all_keys_of_root_are_replaced_and_old_devices_follow(edgeinc, made, tmp_path):
+    new = [w for n in (1, 2, 3) for w in ("--new-key", f"file:keys/offline/next-{n}.pem")]
+    edgeinc("rotate", "repo", "root", *new, *signing())
+    for n in (1, 2, 3):
+        (tmp_path / "keys" / "offline" / f"root-{n}.pem").unlink()
+    edgeinc("resign", "repo", "root", *signing())
+    assert edgeinc("verify", "repo")["versions"]["root"] == 3
+
+
+def test_a_public_key_is_enough_for_who_signs_elsewhere(edgeinc, made, tmp_path):
+    signer = generate(tmp_path / "elsewhere.pem")
+    private = load_pem_private_key((tmp_path / "elsewhere.pem").read_bytes(), None)
+    public = private.public_key()
+    (tmp_path / "public.pem").write_bytes(
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    words = ("rotate", "repo", "root", "--new-key", "file:public.pem")
+    for n in (1, 2):
+        words += ("--new-key", f"file:keys/offline/root-{n}.pem")
+    assert edgeinc(*words, *signing())["published"]
+    roles = {role["name"]: role for role in edgeinc("ls", "repo")["roles"]}
+    assert signer.public_key.keyid in roles["root"]["keys"]
+
+
+def test_a_new_model_a_new_site_and_a_new_key_of_a_fleet(edgeinc, made):
+    edgeinc("rotate", "repo", "model-bisenet", "--new-key", "file:keys/teams/b.pem", *signing())
+    words = ("--model", "bisenet", "--new-key", "file:keys/teams/site.pem")
+    edgeinc("rotate", "repo", "site-a", *words, *signing())
+    edgeinc("rotate", "repo", FLEET, "--new-key", "file:keys/teams/f.pem", *signing())
+    roles = {role["name"]: role for role in edgeinc("ls", "repo")["roles"]}
+    assert roles["model-bisenet"]["paths"] == ["models/bisenet/*/*"]
+    assert roles["site-a"]["paths"] == ["models/bisenet/site-a/*"]
+    assert len(roles[FLEET]["keys"]) == 1
+    verdict = edgeinc("verify", "repo")
+    assert {"model-bisenet", "site-a"} <= verdict["versions"].keys()
+    error = edgeinc(
+        *("rotate", "repo", "site-a", "--model", "erfnet", "--new-key", "file:keys/teams/f.pem"),
+        *signing(),
+        fails=2,
+    )
+    assert "site-a belongs to model-bisenet" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["boss", "--new-key", "file:n.pem"], "'boss' is not a role"),
+        (["timestamp"], "timestamp gets 0 keys"),
+        (["site-a", "--new-key", "file:n.pem"], "'' cannot be the name of a model"),
+        (["site-a", "--model", "x", "--new-key", "file:n.pem"], "no model x"),
+        (["timestamp", "--new-key", "file:n.pem", "--threshold", "2"], "2 of its 1 key"),
+        (["timestamp", "--new-key", "file:repo/n.pem"], "offered to everyone"),
+        (["timestamp", "--new-key", "file:n.pem", "--new-key", "file:n.pem"], "1 different"),
+    ],
+)
+def test_rotate_refuses_and_changes_nothing(edgeinc, made, tmp_path, words, says):
+    before = state(made)
+    error = edgeinc("rotate", "repo", *words, *signing(), fails=2)
+    assert says in error["message"]
+    assert state(made) == before
+    assert not (tmp_path / "n.pem").exists()
+
+
+def test_a_second_change_of_root_waits_for_the_first(edgeinc, made):
+    one = signing("file:keys/offline/root-1.pem")
+    edgeinc("rotate", "repo", "timestamp", "--new-key", "file:a.pem", *one)
+    error = edgeinc("rotate", "repo", "snapshot", "--new-key", "file:b.pem", *one, fails=1)
+    assert "waits for signatures" in error["message"]
+
+
+def test_a_publisher_that_died_between_root_and_timestamp_is_helped_by_resign(
+    published, keys, device, monkeypatch
+):
+    real, spare = runs.write_atomic, keys["spare"][0]
+    signers = [*everyone(keys), spare]
+
+    def dying(path, data):
+        if path.name == "timestamp.json":
+            raise KeyboardInterrupt
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeinc.update._tree.write_atomic", dying)
+        with pytest.raises(KeyboardInterrupt):
+            published.rotate("timestamp", [spare.public_key], signers=signers)
+    published.resign([], signers=signers)
+    device.refresh()
+    assert device.floors["root"].version == 2
+
+
+# ------------------------------------------------------------------------------------ verify
+
+
+@pytest.mark.parametrize("name", ["full.zst", "model-erfnet.json", "snapshot.json"])
+def test_verify_finds_every_flipped_bit(published, edgeinc, name):
+    file = max(published.folder.rglob(f"*.{name}"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    error = edgeinc("verify", published.folder, fails=5)
+    assert error["hint"]
+
+
+def test_verify_goes_by_url_with_the_root_of_the_devices(published, server, edgeinc, tmp_path):
+    shutil.copy(published.folder / "metadata" / "1.root.json", tmp_path / "root.json")
+    assert edgeinc("verify", server.url, "--root", "root.json")["targets"] == 3
+    assert "--root" in edgeinc("verify", server.url, fails=2)["hint"]
+
+
+def test_verify_says_what_expires_soon(published, clock):
+    soon = clock.time + timedelta(days=2.5)
+    assert verify(str(published.folder), now=soon).soon == {
+        "timestamp": pytest.approx(0.5, abs=0.1)
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [("ls",), ("gc",), ("resign",), ("sign",), ("serve",), ("rotate", "root")], ids=str
+)
+def test_a_folder_that_is_no_repository_is_refused(edgeinc, tmp_path, words):
+    (tmp_path / "empty").mkdir()
+    more = ["--new-key", "file:n.pem"] if "rotate" in words else []
+    error = edgeinc(words[0], "empty", *words[1:], *more, fails=2)
+    assert "empty is not a repository" in error["message"]
+    assert "repo init" in error["hint"]
+
+
+# ---------------------------------------------------------------------------------------- gc
+
+
+def test_gc_removes_what_nobody_can_ask_for_and_nothing_else(published, keys, device, clock):
+    published.add_targets(MODEL, {BLOB: b"new"}, signers=everyone(keys))
+    old = {f for f in published.folder.rglob("*.full.zst") if f.read_bytes() == CONTENT[BLOB]}
+    for file in published.folder.rglob("*.*"):
+        os.utime(file, (0, 0))
+    assert published.gc().files == ()  # metadata that names it is in force
+    clock.add(days=200)
+    published.resign([], signers=everyone(keys))
+    for file in published.folder.rglob("*.*"):
+        os.utime(file, (0, 0))
+    planned = published.gc(dry_run=True)
+    assert not planned.removed
+    assert old < {published.folder / name for name in planned.files}
+    assert published.gc().files == planned.files
+    assert not any(file.exists() for file in old)
+    assert device.take() == b"new"
+    assert (published.folder / "metadata" / "1.root.json").exists()
+
+
+def test_gc_leaves_what_is_young(published, keys, clock):
+    published.add_targets(MODEL, {BLOB: b"new"}, signers=everyone(keys))
+    clock.add(days=200)
+    published.resign([], signers=everyone(keys))
+    assert published.gc().files == ()
+
+
+# -------------------------------------------------------------------------------------- serve
+
+
+@pytest.fixture
+def get(published):
+    """Ask the server that `edgeinc repo serve` starts."""
+    with server_of(published.folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+
+        def ask(path, method="GET", **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", running.server_port, timeout=5)
+            connection.request(method, path, headers=headers)
+            reply = connection.getresponse()
+            return reply.status, reply.headers, reply.read()
+
+        yield ask
+        running.shutdown()
+
+
+def test_serving_says_what_may_be_kept(get, published):
+    code, headers, body = get("/metadata/timestamp.json")
+    assert (code, headers["Cache-Control"]) == (200, "no-cache")
+    assert body == (published.folder / "metadata" / "timestamp.json").read_bytes()
+    assert "immutable" in get("/metadata/1.root.json")[1]["Cache-Control"]
+    assert get("/metadata/1.root.json", "HEAD")[2] == b""
+
+
+def test_serving_gives_ranges_of_the_same_file_only(get, published):
+    file = next(published.folder.rglob("*.full.zst"))
+    path = f"/{file.relative_to(published.folder).as_posix()}"
+    code, headers, body = get(path, Range="bytes=1000-")
+    assert (code, body) == (206, CONTENT[BLOB][1000:])
+    assert headers["Content-Range"] == f"bytes 1000-{len(CONTENT[BLOB]) - 1}/{len(CONTENT[BLOB])}"
+    assert get(path, Range="bytes=5-9")[2] == CONTENT[BLOB][5:10]
+    assert get(path, **{"Range": "bytes=5-", "If-Range": headers["ETag"]})[0] == 206
+    assert get(path, **{"Range": "bytes=5-", "If-Range": '"other"'})[0] == 200
+    assert get(path, Range=f"bytes={len(CONTENT[BLOB])}-")[0] == 416
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/metadata", "/metadata/", "/.lock", "/metadata/../.lock", "/metadata/%2e%2e/.lock"),
+        *("/pending/root.json", "/../secret", "/metadata/link"),
+    ],
+)
+def test_serving_gives_nothing_else(get, published, path):
+    (published.folder / ".lock").touch()
+    (published.folder.parent / "secret").write_text("secret")
+    (published.folder / "metadata" / "link").symlink_to(published.folder.parent / "secret")
+    assert get(path)[0] == 404
+
+
+def test_a_port_in_use_is_one_line(published):
+    with (
+        server_of(published.folder, port=0) as running,
+        pytest.raises(EdgeincError, match="cannot listen"),
+    ):
+        server_of(published.folder, port=running.server_port)
+
+
+def test_metadata_is_what_the_specification_calls_it(published):
+    for file in (published.folder / "metadata").glob("*.json"):
+        signed = Metadata.from_file(str(file)).signed
+        assert signed.spec_version.startswith("1.0.")
+    assert Metadata.from_file(
+        str(published.folder / "metadata" / "1.root.json")
+    ).signed.consistent_snapshot
