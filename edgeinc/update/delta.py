@@ -103,10 +103,11 @@ def encode(
             )
     plan = _plan(after, [one.kind for one, _ in coded], [n for _, n in coded])
     plan["packed"][:] = [len(one.integers) for one, _ in coded]
+    scales = b"".join(one.scales for one, _ in coded)
     parts = (
         compress(_flat(plan), LEVEL, prefix=_flat(_plan_of_same(before))),
         compress(after.kept, LEVEL, prefix=before.kept),
-        compress(_planes(np.concatenate([one.scales for one, _ in coded] or [_NONE])), LEVEL),
+        compress(_planes(np.frombuffer(scales, "<u2")), LEVEL),
         compress(b"".join(one.exact for one, _ in coded), LEVEL),
     )
     header = _HEADER.pack(
@@ -166,8 +167,6 @@ def decode(old: bytes, blob: bytes, *, expected_sha256: str, limit_bytes: int) -
 
 # ------------------------------------------------------------------------------------- encoding
 
-_NONE = np.zeros(0, "<u2")
-
 
 @dataclass(frozen=True)
 class _Coded:
@@ -176,7 +175,7 @@ class _Coded:
     kind: int
     result: bytes
     exact: bytes = b""
-    scales: npt.NDArray[Any] = _NONE
+    scales: bytes = b""
     integers: bytes = b""
 
 
@@ -225,7 +224,7 @@ def _quantised(new: npt.NDArray[Any], base: bytes, tensor: Tensor, bits: int) ->
     if not np.isfinite(np.frombuffer(result, tensor.dtype)).all():
         return None
     packed = compress(integers.tobytes(), LEVEL)
-    return _Coded(_SCALED, result, scales=scales, integers=packed)
+    return _Coded(_SCALED, result, scales=scales.tobytes(), integers=packed)
 
 
 def _plan(frame: Frame, kinds: list[int], sources: list[int]) -> Plan:
