@@ -109,7 +109,6 @@ def test_a_file_is_rebuilt_with_other_weights_and_other_metadata():
     content = network(step="1", golden="g" * 300)
     bias = np.arange(32, dtype=np.float32)
     new = rebuilt(content, weights={"conv.bias": bias.tobytes()}, metadata={"step": "2", "é": "ü"})
-    onnx.checker.check_model(onnx.load_from_string(new))
     assert metadata(new) == {"step": "2", "é": "ü"}
     before, after = values(content), values(new)
     assert np.array_equal(after.pop("conv.bias"), bias)
@@ -137,7 +136,9 @@ def test_weights_that_are_not_there_are_refused_with_their_name():
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x80" * 2_000_000, b"\x3a\xff\xff\xff\xff\x7f", b"\x3b", b"\x3a"], ids=repr
+    "content",
+    [b"\x80" * 2_000_000, b"\x3a\xff\xff\xff\xff\x7f", b"\x3b", b"\x3a"],
+    ids=["endless number", "length beyond the end", "group", "no length"],
 )
 def test_what_is_not_an_onnx_file_is_refused(content):
     with pytest.raises(UpdateError, match="not an ONNX file"):
@@ -148,11 +149,11 @@ def test_what_is_not_an_onnx_file_is_refused(content):
 
 
 def test_packed_content_is_never_larger_than_expected():
-    packed = compress(bytes(1 << 24), 19)
-    assert len(packed) < 5000
-    with pytest.raises(UpdateError, match="larger than the 1000 bytes"):
-        decompress(packed, limit=1000)
-    assert decompress(packed, limit=1 << 24) == bytes(1 << 24)
+    packed = compress(bytes(100_000), 19)
+    assert len(packed) < 100
+    with pytest.raises(UpdateError, match="larger than the 99999 bytes"):
+        decompress(packed, limit=99_999)
+    assert decompress(packed, limit=100_000) == bytes(100_000)
 
 
 def test_a_window_larger_than_what_is_expected_is_refused():
@@ -303,9 +304,10 @@ def test_names_of_codecs():
 OLD, NEW = network(step="1"), network(moved=1.0, step="2")
 BLOB, RESULT = encode(OLD, NEW, bits=6)
 DIGEST = hashlib.sha256(RESULT).hexdigest()
+LIMIT = len(RESULT)
 
 
-def refused(blob, old=OLD, digest=DIGEST, limit=len(RESULT)):
+def refused(blob, old=OLD, digest=DIGEST, limit=LIMIT):
     with pytest.raises(UpdateError) as caught:
         decode(old, blob, expected_sha256=digest, limit_bytes=limit)
     assert caught.value.hint
@@ -362,10 +364,13 @@ def parts():
     return [*found, BLOB[position:]]
 
 
+BOMB = compress(bytes(1 << 24), 3)
+
+
 @pytest.mark.parametrize("which", range(1, 5))
 def test_a_part_that_unpacks_to_more_than_it_may_is_refused_early(which):
     pieces = parts()
-    pieces[which] = compress(bytes(1 << 26), 3)
+    pieces[which] = BOMB
     blob = bytearray(b"".join(pieces))
     struct.pack_into("<I", blob, HEADER - 16 + 4 * (which - 1), len(pieces[which]))
     tracemalloc.start()

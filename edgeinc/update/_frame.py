@@ -126,16 +126,17 @@ def assembled(
     """
     view, gaps = memoryview(kept), list(gaps)
     content, position, filled = bytearray(), 0, 0
-    for (before, length), values in zip(gaps, weights, strict=False):
-        if len(values) != length:
+    for values in weights:
+        before, length = gaps[filled] if filled < len(gaps) else (0, 0)
+        if len(values) != length or filled == len(gaps):
             raise UpdateError(
-                f"tensor {filled} has {len(values)} bytes and its gap in the file {length}",
-                hint="a tensor keeps its type and shape; export the file again",
+                f"tensor {filled} of {len(gaps)} has {len(values)} bytes and its gap {length}",
+                hint="tensors keep their order, type and shape; export the file again",
             )
         content += view[position : position + before]
         content += values
         position, filled = position + before, filled + 1
-    if filled != len(gaps):
+    if filled < len(gaps):
         raise UpdateError(
             f"{filled} tensors for a file with {len(gaps)}", hint="give every tensor of the file"
         )
