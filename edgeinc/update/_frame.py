@@ -202,7 +202,8 @@ def _tensors(content: bytes) -> Iterator[Tensor]:
 
 def _tensor(content: bytes, position: int, end: int) -> Iterator[Tensor]:
     """The tensor, if it has raw content."""
-    name, dtype, shape, raw = "", None, [], None
+    name, dtype, raw = "", None, None
+    shape: list[int] = []
     for number, wire, start, stop in spans(content, position, end):
         if number == _DIMS and wire in (VARINT, MESSAGE):
             shape += islice(numbers(content, start, stop), MAX_DIMENSIONS)

@@ -34,12 +34,12 @@ def compress(data: bytes, level: int, *, prefix: bytes = b"") -> bytes:
     """
     parameter = zstd.CompressionParameter
     window = _window_log(len(data) + len(prefix))
-    options = {parameter.compression_level: level, parameter.window_log: window}
+    options: dict[int, int] = {parameter.compression_level: level, parameter.window_log: window}
     packed: bytes = zstd.compress(data, options=options, zstd_dict=_prefix(prefix))
     return packed
 
 
-def decompress(data: bytes, *, limit: int, prefix: bytes = b"") -> bytes:
+def decompress(data: bytes | memoryview, *, limit: int, prefix: bytes = b"") -> bytes:
     """The content of one frame.
 
     Args:
@@ -51,7 +51,7 @@ def decompress(data: bytes, *, limit: int, prefix: bytes = b"") -> bytes:
         UpdateError: It is damaged, is larger than the limit, or wants a larger window.
     """
     window = _window_log(limit + len(prefix))
-    options = {zstd.DecompressionParameter.window_log_max: window}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: window}
     reader = zstd.ZstdDecompressor(zstd_dict=_prefix(prefix), options=options)
     try:
         content: bytes = reader.decompress(data, max_length=limit + 1)

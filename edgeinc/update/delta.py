@@ -218,13 +218,29 @@ def _quantised(new: npt.NDArray[Any], base: bytes, tensor: Tensor, bits: int) ->
     # Rounded up, so that the farthest value is still within the integers.
     scales = ((wanted.view("<u4") + np.uint32(0xFFFF)) >> 16).astype("<u2")
     divisor = _floats(scales)[:, None]
-    integers = np.rint(np.divide(change, divisor, out=np.zeros_like(change), where=divisor > 0))
-    integers = integers.astype("i1")
+    steps = np.divide(change, divisor, out=np.zeros_like(change), where=divisor > 0)
+    integers = _rounded(steps).astype("i1")
     result = _moved(base, tensor, integers.reshape(-1), _floats(scales))
     if not np.isfinite(np.frombuffer(result, tensor.dtype)).all():
         return None
     packed = compress(integers.tobytes(), LEVEL)
     return _Coded(_SCALED, result, scales=scales.tobytes(), integers=packed)
+
+
+def _rounded(steps: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Integers whose sum in each row is that of the row, as nearly as it can be.
+
+    What goes into a layer is mostly not negative, so errors that do not cancel in a row shift all
+    of its answers. As many values as that takes are rounded to the other side: those nearest to
+    the middle. After Guo et al., SQuant (ICLR 2022), of which this is one of three parts.
+    """
+    integers = np.rint(steps)
+    errors = integers - steps
+    surplus = np.rint(errors.sum(axis=1, keepdims=True))
+    side = np.sign(surplus)
+    ranks = np.argsort(np.argsort(-side * errors, axis=1, kind="stable"), axis=1, kind="stable")
+    rounded: npt.NDArray[Any] = integers - side * (ranks < np.abs(surplus))
+    return rounded
 
 
 def _plan(frame: Frame, kinds: list[int], sources: list[int]) -> Plan:
