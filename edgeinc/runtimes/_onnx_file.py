@@ -19,7 +19,7 @@ from edgeinc.errors import EdgeincError
 
 _GRAPH, _METADATA, _KEY, _VALUE = 7, 14, 1, 2
 _INITIALIZER, _TYPE, _NAME, _RAW = 5, 2, 8, 9
-_VARINT, _EIGHT_BYTES, _MESSAGE, _FOUR_BYTES = 0, 1, 2, 5
+VARINT, _EIGHT_BYTES, MESSAGE, _FOUR_BYTES = 0, 1, 2, 5
 """Wire types: how long a field's value is."""
 _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 """`TensorProto.DataType` -> numpy's."""
@@ -99,44 +99,73 @@ def _text(message: memoryview, number: int) -> str:
 def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
     """The values of every field of one number that are messages, text or bytes."""
     for number, wire, value in _fields(message):
-        if number == wanted and wire == _MESSAGE:
+        if number == wanted and wire == MESSAGE:
             yield value
 
 
 def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
     """(field number, value) of every integer."""
     for number, wire, value in _fields(message):
-        if wire == _VARINT:
+        if wire == VARINT:
             yield number, _varint(value, 0)[0]
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """(field number, wire type, bytes of the value) in the order of the message."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
+    for number, wire, start, end in spans(message, 0, len(message)):
+        yield number, wire, message[start:end]
+
+
+def spans(
+    content: bytes | memoryview, position: int, end: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Where the values of a message are: (field number, wire type, first byte, byte behind it).
+
+    Args:
+        content: What the message lies in.
+        position: Its first byte.
+        end: The byte behind it.
+
+    Raises:
+        IndexError: It ends in the middle of a number.
+        ValueError: It is not a message.
+    """
+    while position < end:
+        key, position = _varint(content, position)
         number, wire = key >> 3, key & 7
-        if wire == _MESSAGE:
-            size, position = _varint(message, position)
-        elif wire == _VARINT:
-            size = _varint(message, position)[1] - position
+        if wire == MESSAGE:
+            size, position = _varint(content, position)
+        elif wire == VARINT:
+            size = _varint(content, position)[1] - position
         elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
             size = 8 if wire == _EIGHT_BYTES else 4
         else:
             raise ValueError(f"a field of wire type {wire}")
-        if position + size > len(message):
+        if position + size > end:
             raise ValueError("it ends in the middle of a field")
-        yield number, wire, message[position : position + size]
+        yield number, wire, position, position + size
         position += size
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def numbers(content: bytes | memoryview, position: int, end: int) -> Iterator[int]:
+    """Integers that stand one behind the other, as a packed list of them does.
+
+    Raises:
+        IndexError: They end in the middle of one.
+        ValueError: One has more bytes than an integer can have.
+    """
+    while position < end:
+        value, position = _varint(content, position)
+        yield value
+
+
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     """(value, position behind it)."""
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):  # no longer: a damaged file may be nothing else
         byte = message[position]
         position += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, position
-        shift += 7
+    raise ValueError("an integer of more than 10 bytes")
