@@ -30,6 +30,18 @@ from edgeinc.schema._artifacts import (
     Scope,
     TargetBuild,
 )
+from edgeinc.schema._bundle import (
+    Blob,
+    BlobKind,
+    BundleArtifact,
+    BundleMethod,
+    BundleParent,
+    BundleScore,
+    Channel,
+    DeviceGates,
+    Manifest,
+    Requirements,
+)
 from edgeinc.schema._device import (
     Condemned,
     Deferred,
@@ -39,7 +51,6 @@ from edgeinc.schema._device import (
     DeviceHistory,
     DeviceStatus,
     DeviceUpdate,
-    Floor,
     Held,
     Installed,
     OpenTrial,
@@ -50,6 +61,7 @@ from edgeinc.schema._device import (
     SlotCheck,
     Spent,
     State,
+    UpdateChange,
     Verdict,
 )
 from edgeinc.schema._document import (
@@ -120,6 +132,15 @@ from edgeinc.schema._scores import (
     TaskScore,
     UnionScore,
 )
+from edgeinc.schema._trust import (
+    Floor,
+    RepoChange,
+    RepoGarbage,
+    RepoListing,
+    RepoRole,
+    RepoTarget,
+    RepoVerdict,
+)
 from edgeinc.schema._updates import UpdateMeasure, UpdatePlan, UpdateResult, Way
 
 __all__ = [
@@ -134,8 +155,15 @@ __all__ = [
     "BenchDelta",
     "BenchResult",
     "BenchRow",
+    "Blob",
+    "BlobKind",
     "Board",
     "BuildResult",
+    "BundleArtifact",
+    "BundleMethod",
+    "BundleParent",
+    "BundleScore",
+    "Channel",
     "Check",
     "ClassCount",
     "ClassInfo",
@@ -156,6 +184,7 @@ __all__ = [
     "DeviceCheck",
     "DeviceConfig",
     "DeviceEvent",
+    "DeviceGates",
     "DeviceHistory",
     "DeviceStatus",
     "DeviceUpdate",
@@ -178,6 +207,7 @@ __all__ = [
     "LearnResult",
     "Listing",
     "Machine",
+    "Manifest",
     "Miou",
     "Normalisation",
     "OpenTrial",
@@ -190,7 +220,14 @@ __all__ = [
     "ProbeResult",
     "Refit",
     "Refused",
+    "RepoChange",
+    "RepoGarbage",
+    "RepoListing",
+    "RepoRole",
+    "RepoTarget",
+    "RepoVerdict",
     "ReportResult",
+    "Requirements",
     "RunInfo",
     "RunSummary",
     "Scenario",
@@ -212,6 +249,7 @@ __all__ = [
     "TargetBuild",
     "TaskScore",
     "UnionScore",
+    "UpdateChange",
     "UpdateMeasure",
     "UpdatePlan",
     "UpdateResult",

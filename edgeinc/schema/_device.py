@@ -5,15 +5,17 @@ Times are seconds since 1970 in UTC. A bundle's id is the sha256 of its manifest
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Literal
 
 from edgeinc.schema._document import SCHEMA_VERSION, document
+from edgeinc.schema._trust import Floor
 
 Verdict = Literal["good", "bad", "interrupted"]
 """Of a probe or a trial. `interrupted`: something else ended it, so it says nothing."""
 ServingVerdict = Literal["none", "good", "bad"]
 """Of a trial that the server judges; `none`: not yet."""
-UpdateChange = Literal["nothing", "available", "committed", "refused"]
+UpdateChange = Literal["nothing", "available", "committed"]
 
 
 @document
@@ -34,18 +36,6 @@ class DeviceConfig:
 
 
 @document
-class Floor:
-    """The lowest version of a metadata file that this device still takes.
-
-    `keys`: the ids of the role's keys; where a newer root names other keys, the floor ends.
-    """
-
-    role: str
-    version: int
-    keys: tuple[str, ...]
-
-
-@document
 class Held:
     """A bundle in a slot of this device. `since`: when it was committed, or its trial opened."""
 
@@ -59,11 +49,13 @@ class Held:
 class OpenTrial:
     """A bundle that was proven by the probe and is being tried by the server.
 
-    `tries`: how often the server was asked; each is counted before it is asked.
+    `tries`: how often the server was asked, each counted before it is asked; `attempt`: a random
+    name of the newest, "" before the first.
     """
 
     bundle: Held
     tries: int
+    attempt: str
 
 
 @document
@@ -101,7 +93,6 @@ class Refused:
     reason: str
     message: str
     hint: str
-    bundle_id: str
     at: float
 
 
@@ -109,7 +100,8 @@ class Refused:
 class State:
     """The journal: the one truth about what a device serves and what it has seen.
 
-    `seq` counts what was written. `revocation_floor`: no older step is installed. `last_trusted`:
+    `seq` counts what was written. `floors`: by role; `revocation_floor`: no older step is
+    installed. `last_trusted`:
     the newest time at which signed metadata was found to be current.
     """
 
@@ -119,7 +111,7 @@ class State:
     trial: OpenTrial | None = None
     bad: tuple[Condemned, ...] = ()
     deferred: tuple[Deferred, ...] = ()
-    floors: tuple[Floor, ...] = ()
+    floors: dict[str, Floor] = field(default_factory=dict)
     revocation_floor: int = 0
     last_trusted: float = 0.0
     spent: Spent | None = None
@@ -140,7 +132,7 @@ class Installed:
     artifact_sha256: str
     files: dict[str, str]
     classes: tuple[str, ...]
-    floors: tuple[Floor, ...]
+    floors: dict[str, Floor]
     revocation_floor: int
     at: float
     schema_version: int = SCHEMA_VERSION
@@ -150,13 +142,13 @@ class Installed:
 class Serving:
     """What the server says it does; volatile, rewritten about once a second.
 
-    `started`: when the process began to serve; `attempt`: the number of the trial that is served,
-    0 for none; `verdict` and `why`: of that trial; `p95_ms`: of a frame; `faults`: frames without
+    `started`: when the process began to serve; `attempt`: the name of the newest trial it took up,
+    "" for none; `verdict` and `why`: of that trial; `p95_ms`: of a frame; `faults`: frames without
     an answer.
     """
 
     bundle_id: str
-    attempt: int
+    attempt: str
     verdict: ServingVerdict
     why: str
     pid: int

@@ -1,8 +1,6 @@
 """Why a device did not take an update, in a word that programs can act on.
 
-    raise Refusal("CLOCK", "the clock says 1971", hint="set the clock, then repeat")
-
-The exit code is that of every refused update.
+raise Refusal("CLOCK", "the clock says 1971", hint="set the clock, then repeat")
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ Reason = Literal[
     "NETWORK",
     "NOT_SELECTED",
     "NO_SPACE",
-    "OLDER",
     "PAUSED",
     "REPLAY",
     "REVOKED",
