@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from edgeinc.errors import EdgeincError
 from edgeinc.schema import (
@@ -20,8 +21,9 @@ from edgeinc.schema import (
     Serving,
 )
 from edgeinc.update import _zstd, serving
-from edgeinc.update.device import Device, init
+from edgeinc.update.device import Device
 from edgeinc.update.disk import Disk
+from edgeinc.update.identity import init
 from edgeinc.update.manifest import bundle_id, write
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.serving import Judgement
@@ -117,6 +119,11 @@ def channel(wanted, **fields):
     return replace(asked, **fields)
 
 
+@cache
+def _written(asked):
+    return write(asked)
+
+
 @dataclass
 class Repository:
     """Signed files in memory; `connect` is what a device asks for them."""
@@ -133,7 +140,7 @@ class Repository:
 
     def files(self):
         return {
-            CHANNEL: write(self.asked),
+            CHANNEL: _written(self.asked),
             **{b.path: b.content for b in self.bundles},
             **{path: content for b in self.bundles for path, content in b.files.items()},
         }

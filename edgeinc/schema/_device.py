@@ -15,6 +15,8 @@ Verdict = Literal["good", "bad", "interrupted"]
 """Of a probe or a trial. `interrupted`: something else ended it, so it says nothing."""
 ServingVerdict = Literal["none", "good", "bad"]
 """Of a trial that the server judges; `none`: not yet."""
+SlotRole = Literal["current", "previous", "trial", "spare"]
+"""`spare`: nothing needs it; the next change removes it."""
 UpdateChange = Literal["nothing", "available", "committed"]
 
 
@@ -225,7 +227,7 @@ class SlotCheck:
 
     bundle_id: str
     step: int | None
-    role: Literal["current", "previous", "trial", "spare"]
+    role: SlotRole
     damage: str
 
 

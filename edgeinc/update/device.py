@@ -24,20 +24,17 @@ from edgeinc.errors import UsageError
 from edgeinc.schema import (
     Channel,
     Condemned,
-    DeviceConfig,
     DeviceUpdate,
     Held,
     Installed,
     Manifest,
     OpenTrial,
     Spent,
-    State,
     UpdateChange,
-    from_json,
-    to_json,
 )
-from edgeinc.update import faults, incoming, journal, orders, serving, slots
-from edgeinc.update.disk import Disk, refusing
+from edgeinc.update import faults, incoming, orders, serving, slots
+from edgeinc.update.disk import Disk
+from edgeinc.update.identity import read_config
 from edgeinc.update.incoming import Incoming, Plan
 from edgeinc.update.keeper import MAX_TRIES, Keeper, Report
 from edgeinc.update.manifest import read, read_channel
@@ -47,37 +44,7 @@ from edgeinc.update.refusal import Refusal
 from edgeinc.update.roles import channel_path
 from edgeinc.update.source import Connect, SignedFiles
 
-CONFIG, TRUST = "device.json", "root.json"
 TakenBy = Literal["held", "delta", "full"]
-
-
-def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = None) -> Device:
-    """Make a folder a device.
-
-    Args:
-        root: The folder; it may exist, and hold no device.
-        config: What the device is.
-        trust: The repository's first root metadata, as it was brought here.
-        disk: Through which it is written.
-
-    Raises:
-        UsageError: It is a device already.
-        Refusal: The disk refused.
-    """
-    disk = disk or Disk()
-    if (root / CONFIG).exists():
-        raise UsageError(
-            f"{root} is a device already", hint="see `edgeinc device status`, or choose another"
-        )
-    channel_path(config.fleet)  # refuses a name that is no part of a path
-    with refusing(f"make {root} a device"):
-        root.mkdir(parents=True, exist_ok=True)
-        for name in (serving.SLOTS, incoming.DOWNLOADS):
-            disk.make_folder(root / name)
-        disk.write_atomic(root / TRUST, trust)
-        journal.store(root, State(), disk)
-        disk.write_atomic(root / CONFIG, to_json(config).encode())
-    return Device(root, disk=disk)
 
 
 class Device:
@@ -108,10 +75,7 @@ class Device:
         self.root, self._disk, self._now = root, disk or Disk(), now
         self._prove = prove
         self._ask = ask or partial(serving.ask, clock=time.monotonic, sleep=time.sleep)
-        file = root / CONFIG
-        if not file.is_file():
-            raise UsageError(f"{root} is no device", hint=f"edgeinc device init {root} ...")
-        self.config = from_json(DeviceConfig, file.read_bytes(), source=str(file))
+        self.config = read_config(root)
         self._keeper = Keeper(root, disk=self._disk, now=now, report=report)
 
     # ---------------------------------------------------------------------------- what people ask
