@@ -1,6 +1,7 @@
 """A device with everything around it, small: a repository in memory, a probe and a server."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -75,7 +76,7 @@ class Bundle:
         return f"models/erfnet/step-{self.step}/manifest.json"
 
 
-def bundle(step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", **fields):
+def bundle(step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", changed=()):
     """A published step whose artifact is some bytes."""
     artifact = b"artifact of step %d %s" % (step, notes.encode()) + bytes(range(200))
     packed = {"full": (_zstd.compress(artifact, 1), "zstd")}
@@ -106,7 +107,7 @@ def bundle(step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", 
         topology_changed=False,
         notes=notes,
     )  # fmt: skip
-    manifest = replace(manifest, **fields)
+    manifest = replace(manifest, **dict(changed))
     return Bundle(step, artifact, write(manifest), {b.target: packed[b.kind][0] for b in blobs})
 
 
@@ -251,7 +252,7 @@ def installed(root, world, *, server=True):
 
 
 def start_server(root, disk):
-    said = Serving("", "", "none", "", 1, "", NOW, 1, 0, None)
+    said = Serving("", "", "none", "", os.getpid(), serving.boot_id(), NOW, 1, 0, None)
     serving.say(root, said, disk)
 
 

@@ -1,7 +1,8 @@
 """The command line: parses, calls one library function, renders its dataclass.
 
 Nothing heavy is imported here or by a command's `--help`. Exit codes: 0 ok, 1 failed, 2 usage,
-3 a gate was not met, 4 hardware or software is missing, 130 interrupted.
+3 a gate was not met, 4 hardware or software is missing, 5 an update was refused, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 from edgeinc import __version__
-from edgeinc.cli._command import FLAGS, INFORMATION, app, data_app
+from edgeinc.cli._command import FLAGS, INFORMATION, SHIP, app, data_app, device_app
 from edgeinc.cli._ui import Ui, wants_color
 from edgeinc.errors import EdgeincError, UsageError
 
@@ -57,9 +58,11 @@ for _module in (
     "info",
     "data",
     "protocol",
+    "device",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
 app.add_typer(data_app, name="data", rich_help_panel=INFORMATION)
+app.add_typer(device_app, name="device", rich_help_panel=SHIP)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     color = "--no-color" not in words
-    bare = words in ([], ["data"])
+    bare = words in ([], ["data"], ["device"])
     if bare or not {"-h", "--help"}.isdisjoint(words):
         _help_without_color(wanted=color)
     for stream in (sys.stdout, sys.stderr):
@@ -117,7 +120,7 @@ def _usage_message(error: Exception) -> str | None:
 
 def _usage_error(message: str, words: Sequence[str]) -> EdgeincError:
     said = message[:1].lower() + message[1:].rstrip(".") if message[1:2].islower() else message
-    known = [c.name for c in app.registered_commands] + ["data"]
+    known = [c.name for c in app.registered_commands] + ["data", "device"]
     name = next((w for w in words if w in known), "")
     return UsageError(said, hint=f"see `edgeinc {name} --help`".replace("  ", " "))
 

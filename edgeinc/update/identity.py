@@ -9,11 +9,11 @@ from pathlib import Path
 
 from edgeinc.errors import UsageError
 from edgeinc.schema import DeviceConfig, State, from_json, to_json
-from edgeinc.update import incoming, journal, serving
+from edgeinc.update import journal
 from edgeinc.update.disk import Disk, refusing
 from edgeinc.update.roles import channel_path, model_role
 
-CONFIG, TRUST = "device.json", "root.json"
+CONFIG, TRUST, SLOTS, DOWNLOADS = "device.json", "root.json", "slots", "dl"
 
 
 def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = None) -> None:
@@ -38,7 +38,7 @@ def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = 
     model_role(config.model)
     with refusing(f"make {root} a device"):
         root.mkdir(parents=True, exist_ok=True)
-        for name in (serving.SLOTS, incoming.DOWNLOADS):
+        for name in (SLOTS, DOWNLOADS):
             disk.make_folder(root / name)
         disk.write_atomic(root / TRUST, trust)
         journal.store(root, State(), disk)

@@ -19,12 +19,11 @@ from edgeinc.errors import UpdateError
 from edgeinc.schema import Blob, Channel, DeviceConfig, Installed, Manifest
 from edgeinc.update import _zstd, delta, faults, slots
 from edgeinc.update.disk import Disk
+from edgeinc.update.identity import DOWNLOADS, SLOTS
 from edgeinc.update.manifest import bundle_id, read, refuse_other_classes
 from edgeinc.update.refusal import Refusal
-from edgeinc.update.serving import SLOTS
 from edgeinc.update.source import SignedFiles
 
-DOWNLOADS = "dl"
 GOLDEN_LIMIT = 64 << 20
 BUDGET = 3
 """A bundle may cost this many times the bytes of its full file and golden answers."""

@@ -20,6 +20,7 @@ from edgeinc.errors import MissingError, UpdateError
 from edgeinc.schema import Condemned, Deferred, DeviceEvent, Held, Refused, State
 from edgeinc.update import faults, history, incoming, journal, orders, serving, slots
 from edgeinc.update.disk import Disk, refusing
+from edgeinc.update.identity import SLOTS
 from edgeinc.update.refusal import Refusal
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Keeper:
         self, root: Path, *, disk: Disk, now: Callable[[], float], report: Report | None
     ) -> None:
         self.root, self.disk, self.now, self._report = root, disk, now, report
-        self.slots = root / serving.SLOTS
+        self.slots = root / SLOTS
         self.state = State()
 
     @contextmanager
@@ -131,7 +132,7 @@ class Keeper:
         with suppress(OSError):
             link = self.root / serving.LINK
             if state.current is not None:
-                target = f"{serving.SLOTS}/{state.current.bundle_id}"
+                target = f"{SLOTS}/{state.current.bundle_id}"
                 if not link.is_symlink() or str(link.readlink()) != target:
                     self.disk.link(link, target)
                     faults.point("link.turned")

@@ -22,10 +22,11 @@ from pathlib import Path
 from edgeinc.schema import DeviceGates, Floor, Held, OpenTrial, Serving, State, Verdict
 from edgeinc.update import journal, slots
 from edgeinc.update.disk import Disk
+from edgeinc.update.identity import SLOTS
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.sealed import read_sealed, seal
 
-SLOTS, LINK, FILE = "slots", "current", "serving.json"
+LINK, FILE = "current", "serving.json"
 START_S = 120.0
 """A server that is asked has this long to take the bundle, or to come back."""
 SLACK = 3.0

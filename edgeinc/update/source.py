@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
 from edgeinc.schema import Floor
+from edgeinc.update.disk import Disk
+from edgeinc.update.fetch import Source as Place
+from edgeinc.update.fetch import Trusted
+from edgeinc.update.identity import TRUST, read_config
 
 
 class SignedFiles(Protocol):
@@ -49,3 +54,28 @@ class SignedFiles(Protocol):
 Connect = Callable[[Mapping[str, Floor], float], SignedFiles]
 """(floors, time of the last refresh or 0) -> the repository. It is called under the device's lock,
 so that the floors are those that hold."""
+
+
+def repository(root: Path, *, place: str | None = None) -> Connect:
+    """The repository of a device.
+
+    Args:
+        root: The device's folder.
+        place: A URL, or a folder that was brought here; None takes the device's own.
+
+    Raises:
+        UsageError: The folder is no device.
+    """
+    config, trust = read_config(root), (root / TRUST).read_bytes()
+
+    def connect(floors: Mapping[str, Floor], checked: float) -> SignedFiles:
+        return Trusted(
+            root / "tuf",
+            Place.at(place or config.repository),
+            root=trust,
+            disk=Disk(),
+            floors=floors,
+            checked=datetime.fromtimestamp(checked, timezone.utc) if checked else None,
+        )
+
+    return connect

@@ -18,7 +18,7 @@ from edgeinc.schema import (
     State,
 )
 from edgeinc.update import journal, serving, slots
-from edgeinc.update.identity import read_config
+from edgeinc.update.identity import SLOTS, read_config
 from edgeinc.update.orders import date
 
 
@@ -36,7 +36,7 @@ def status(root: Path, *, now: Callable[[], float] = time.time) -> DeviceStatus:
     lost = state is None
     state = state or serving.state_from_slots(root)
     served = serving.served(root)
-    installed = slots.read(root / serving.SLOTS / served.bundle_id) if served else None
+    installed = slots.read(root / SLOTS / served.bundle_id) if served else None
     said = serving.heard(root)
     damage = _damage(root, state, lost)
     return DeviceStatus(
@@ -64,7 +64,7 @@ def _damage(root: Path, state: State, lost: bool) -> str:
         return "both journals are damaged; this is what the slots tell"
     if state.current is None:
         return ""
-    wrong = slots.damage(root / serving.SLOTS / state.current.bundle_id)
+    wrong = slots.damage(root / SLOTS / state.current.bundle_id)
     return f"step {state.current.step}: {wrong}" if wrong else ""
 
 
@@ -111,7 +111,7 @@ def verify(root: Path) -> DeviceCheck:
     roles: dict[str, tuple[SlotRole, int | None]] = {
         bundle.bundle_id: (role, bundle.step) for role, bundle in named if bundle is not None
     }
-    folder = root / serving.SLOTS
+    folder = root / SLOTS
     checks = []
     for bundle_id in sorted({*slots.ids(folder), *roles}):
         role, step = roles.get(bundle_id, _SPARE)
