@@ -429,6 +429,8 @@ def test_a_folder_becomes_a_device_once(tmp_path):
         init(tmp_path, CONFIG, b"{}")
     with pytest.raises(UsageError, match="fleet"):
         init(tmp_path / "other", replace(CONFIG, fleet="../up"), b"{}")
+    with pytest.raises(UsageError, match="unknown runtime 'onnx'"):
+        init(tmp_path / "other", replace(CONFIG, runtime="onnx"), b"{}")
 
 
 # ------------------------------------------------------------------------------- the command line

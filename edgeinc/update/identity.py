@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeinc import registry
 from edgeinc.errors import UsageError
 from edgeinc.schema import DeviceConfig, State, from_json, to_json
 from edgeinc.update import journal
@@ -26,7 +27,7 @@ def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = 
         disk: Through which it is written.
 
     Raises:
-        UsageError: It is a device already.
+        UsageError: It is a device already, or a name cannot be one.
         Refusal: The disk refused.
     """
     disk = disk or Disk()
@@ -36,6 +37,9 @@ def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = 
         )
     channel_path(config.fleet)  # refuses a name that is no part of a path
     model_role(config.model)
+    known = registry.names("runtimes")
+    if config.runtime not in known:
+        raise UsageError(f"unknown runtime '{config.runtime}'", hint=", ".join(known))
     with refusing(f"make {root} a device"):
         root.mkdir(parents=True, exist_ok=True)
         for name in (SLOTS, DOWNLOADS):
