@@ -87,6 +87,8 @@ def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
         *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "build"),
         *("plan-update", "bench"),
+        *("device init", "device check", "device update", "device status", "device history"),
+        *("device rollback", "device hold", "device verify"),
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),
@@ -143,7 +145,7 @@ def test_short_flags_mean_the_same_everywhere():
     assert meaning == {flag: {name} for flag, name in expected.items()}
 
 
-@pytest.mark.parametrize("words", [[], ["data"]])
+@pytest.mark.parametrize("words", [[], ["data"], ["device"]])
 def test_without_a_command_help_is_printed(edgeinc, words):
     done = edgeinc(*words)
     assert (done.code, done.err) == (2, "")

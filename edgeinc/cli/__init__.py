@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from edgeinc import __version__
-from edgeinc.cli._command import FLAGS, INFORMATION, SHIP, app, data_app, repo_app
+from edgeinc.cli._command import FLAGS, INFORMATION, SHIP, app, data_app, device_app, repo_app
 from edgeinc.cli._ui import Ui, wants_color
 from edgeinc.errors import EdgeincError, UsageError
 
@@ -59,10 +59,12 @@ for _module in (
     "data",
     "protocol",
     "repo",
+    "device",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
 app.add_typer(data_app, name="data", rich_help_panel=INFORMATION)
 app.add_typer(repo_app, name="repo", rich_help_panel=SHIP)
+app.add_typer(device_app, name="device", rich_help_panel=SHIP)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     color = "--no-color" not in words
-    bare = words in ([], ["data"], ["repo"])
+    bare = words in ([], ["data"], ["repo"], ["device"])
     if bare or not {"-h", "--help"}.isdisjoint(words):
         _help_without_color(wanted=color)
     for stream in (sys.stdout, sys.stderr):
@@ -120,7 +122,7 @@ def _usage_message(error: Exception) -> str | None:
 
 def _usage_error(message: str, words: Sequence[str]) -> EdgeincError:
     said = message[:1].lower() + message[1:].rstrip(".") if message[1:2].islower() else message
-    known = [c.name for c in app.registered_commands] + ["data", "repo"]
+    known = [c.name for c in app.registered_commands] + ["data", "repo", "device"]
     name = next((w for w in words if w in known), "")
     return UsageError(said, hint=f"see `edgeinc {name} --help`".replace("  ", " "))
 

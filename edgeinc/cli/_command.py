@@ -47,6 +47,12 @@ data_app = typer.Typer(
     rich_markup_mode="rich",
     context_settings=HELP,
 )
+device_app = typer.Typer(
+    help="Take updates on this device: init, check, update, status, history, rollback, hold.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings=HELP,
+)
 
 repo_app = typer.Typer(
     help="Publish updates from a signed repository: init, ls, verify, sign, rotate, resign, gc.",

@@ -182,6 +182,9 @@ class Ui:
                 "hint": known.hint,
                 "exit_code": known.exit_code,
             }
+            reason = getattr(known, "reason", "")  # of an update that was refused
+            if reason:
+                fields["reason"] = reason
             sys.stderr.write(json.dumps({"error": fields}, ensure_ascii=False) + "\n")
             return known.exit_code
         self.err.print(Text.assemble(("error:", "bold red"), " ", known.message), soft_wrap=True)

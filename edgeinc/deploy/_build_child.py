@@ -1,6 +1,6 @@
 """The process in which TensorRT builds: `python -m edgeinc.deploy._build_child`.
 
-It reads a job as JSON from standard input and answers in lines of JSON; see `_child`.
+It reads a job as JSON from standard input and answers in lines of JSON; see `edgeinc.child`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 NNCF imports torch, prints bars to standard output and, unless its environment says otherwise,
 reports its use to its makers over the network. None of that belongs into the exporting process.
-It reads a job as JSON from standard input and answers in lines of JSON; see `_child`.
+It reads a job as JSON from standard input and answers in lines of JSON; see `edgeinc.child`.
 """
 
 from __future__ import annotations

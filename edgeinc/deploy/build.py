@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgeinc import __version__, host
-from edgeinc.deploy._child import run_child
+from edgeinc.child import run_child
 from edgeinc.deploy._recipe import MAX_ROWS, input_shapes
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.progress import SILENT, Progress

@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinc import host
+from edgeinc.child import run_child
 from edgeinc.data import Image
 from edgeinc.data._augment import resize_image
-from edgeinc.deploy._child import run_child
 from edgeinc.deploy._form import Target
 from edgeinc.deploy._qdq import CONVOLUTIONS, Parts, mixed, parts
 from edgeinc.errors import EdgeincError, MissingError

@@ -112,7 +112,8 @@ class Disk:
     def _beside(self, path: Path) -> Path:
         """The name under which what will be `path` is made; what a crash left there goes."""
         new = path.with_name(f".{path.name}.new")
-        self.remove(new)
+        if new.is_symlink() or new.exists():
+            self.remove(new)
         return new
 
 

@@ -1,6 +1,8 @@
 """Why a device did not take an update, in a word that programs can act on.
 
     raise Refusal("CLOCK", "the clock says 1971", hint="set the clock, then repeat")
+
+`--json` carries the word beside the message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work in a process of its own, watched: TensorRT may crash, or take all memory there is.
+"""Work in a process of its own, watched: a native library may crash, hang, or take all memory.
 
 Rules: what the child says are lines of JSON on its standard output, one of `phase`, `result` or
 `error`; what native libraries print goes to a file; a child that dies is one clear line with its
@@ -31,8 +31,17 @@ _LOOK_EVERY_S = 0.2
 _ERRORS = {kind.exit_code: kind for kind in (EdgeincError, UsageError, MissingError)}
 
 
+class Killed(EdgeincError):
+    """The child was ended from outside, which says nothing about its work."""
+
+
 def run_child(
-    module: str, job: dict[str, Any], *, task: Task, memory_bytes: int | None = None
+    module: str,
+    job: dict[str, Any],
+    *,
+    task: Task,
+    memory_bytes: int | None = None,
+    timeout_s: float | None = None,
 ) -> dict[str, Any]:
     """Run `python -m MODULE` on a job and return its result.
 
@@ -42,18 +51,20 @@ def run_child(
         task: Told the phase, the seconds and the memory.
         memory_bytes: More resident memory than this ends the child; None allows most of what is
             free. 0 sets no limit.
+        timeout_s: Longer than this ends the child; None waits for ever.
 
     Returns:
         What the child gave as its result, and `peak_mb` (None where the system does not tell).
 
     Raises:
-        EdgeincError: The child failed, crashed, or needed too much memory.
+        EdgeincError: The child failed, crashed, or needed too much memory or time.
+        Killed: Something outside ended it.
         UsageError: The job asks for what cannot be done.
         MissingError: Hardware or software is not here.
     """
     limit = int(host.free_memory_bytes() * SHARE) if memory_bytes is None else memory_bytes
     with tempfile.TemporaryFile() as log, _started(module, job, log) as process:
-        watch = _Watch(process, limit, task)
+        watch = _Watch(process, limit, task, timeout_s)
         answer = watch.until_end()
         log.seek(0)
         tail = _last_line(log.read())
@@ -88,9 +99,16 @@ def _started(module: str, job: dict[str, Any], log: IO[bytes]) -> Iterator[subpr
 class _Watch:
     """Looks at a child until it ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], limit: int, task: Task) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        limit: int,
+        task: Task,
+        timeout_s: float | None,
+    ) -> None:
         self.phase = "start"
         self._process, self._limit, self._task = process, limit, task
+        self._timeout_s = timeout_s
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._peak = 0
         threading.Thread(target=self._read, daemon=True).start()
@@ -122,6 +140,11 @@ class _Watch:
                 self.phase = said["phase"]
             self._check_memory()
             seconds = int(time.monotonic() - start)
+            if self._timeout_s is not None and seconds >= self._timeout_s:
+                raise EdgeincError(
+                    f"stopped: it took more than {self._timeout_s:.0f} s (while: {self.phase})",
+                    hint="repeat when the machine has less to do",
+                )
             if seconds != shown:
                 shown = seconds
                 memory = f", {self._peak // 10**6} MB" if self._peak else ""
@@ -153,7 +176,7 @@ def _death(code: int, phase: str, tail: str) -> EdgeincError:
     """A child that ended without a word."""
     said = f"; its last words: {tail}" if tail else ""
     if code == -signal.SIGTERM or (os.name == "posix" and code == -signal.SIGKILL):
-        return EdgeincError(
+        return Killed(
             f"it was killed from outside (while: {phase}): most likely memory ran out{said}",
             hint="end other programs or add swap, then repeat; `dmesg | tail` tells who killed it",
         )

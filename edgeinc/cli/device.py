@@ -1,0 +1,340 @@
+"""Commands on a device: device init, check, update, status, history, rollback, hold, verify."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from edgeinc.cli._command import MACHINE, WHAT, command, device_app, flag
+from edgeinc.cli._ui import Ui
+from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.schema import DeviceStatus, DeviceUpdate, Held
+
+RootOption = Annotated[
+    Path,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="Folder of the device.",
+        envvar="EDGEINC_DEVICE",
+        rich_help_panel=MACHINE,
+    ),
+]
+ROOT = Path("/var/lib/edgeinc")
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="DIR|URL",
+        help="A copy of the repository, as on a USB stick; else the device's own.",
+        rich_help_panel=WHAT,
+        show_default=False,
+    ),
+]
+
+
+@command(
+    device_app,
+    "init",
+    examples=[
+        "edgeinc device init --trust root.json --repo https://updates.example.org "
+        "--model erfnet --fleet north",
+        "edgeinc device init --root ./device --trust repo/metadata/1.root.json --repo ./repo "
+        "--model erfnet --fleet north --name pole-7",
+    ],
+)
+def init(
+    ui: Ui,
+    trust: Annotated[
+        Path,
+        typer.Option(
+            "--trust",
+            metavar="root.json",
+            help="The repository's root metadata, brought here by a way you trust.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+    repo: Annotated[
+        str,
+        typer.Option(
+            "--repo",
+            metavar="URL|DIR",
+            help="Where updates come from.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="The model it serves.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+    fleet: Annotated[
+        str,
+        typer.Option(
+            "--fleet",
+            metavar="NAME",
+            help="The fleet it belongs to.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="Its name in the fleet; else that of the machine.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", metavar="NAME", help="What computes.", rich_help_panel=MACHINE),
+    ] = "onnxruntime",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="auto, cpu, cuda or cuda:N; an explicit one is never replaced.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "auto",
+    root: RootOption = ROOT,
+) -> None:
+    """Make a folder a device: who it is, and whose signatures it trusts."""
+    from edgeinc.schema import DeviceConfig
+    from edgeinc.update import identity
+
+    if not trust.is_file():
+        raise UsageError(f"no such file: {trust}", hint="copy 1.root.json of the repository here")
+    config = DeviceConfig(
+        device=name or platform.node(),
+        fleet=fleet,
+        model=model,
+        repository=repo if "://" in repo else str(Path(repo).resolve()),
+        runtime=runtime,
+        provider=device,
+    )
+    identity.init(root, config, trust.read_bytes())
+    ui.result(
+        config,
+        ui.facts(
+            ("device", f"{config.device} in {fleet}"),
+            ("folder", str(root)),
+            ("updates from", config.repository),
+        ),
+        essential=[str(root)],
+        hint=["edgeinc", "device", "update", *_rooted(root)],
+    )
+
+
+@command(
+    device_app,
+    "check",
+    examples=["edgeinc device check", "edgeinc device check --from /media/usb/repo --json"],
+)
+def check(ui: Ui, source: FromOption = None, root: RootOption = ROOT) -> None:
+    """Say what an update would do now, and change nothing.
+
+    Exit 5 when it would be refused; `--json` then names the reason.
+    """
+    from edgeinc.update.device import Device
+    from edgeinc.update.source import repository
+
+    found = Device(root).check(repository(root, place=source))
+    hint = ["edgeinc", "device", "update", *_rooted(root)] if found.change == "available" else []
+    ui.result(found, *_lines(ui, found), essential=[found.change], hint=hint)
+
+
+@command(
+    device_app,
+    "update",
+    examples=[
+        "edgeinc device update",
+        "edgeinc device update --from /media/usb/repo",
+        "edgeinc device update --retry --json",
+    ],
+)
+def update(
+    ui: Ui,
+    source: FromOption = None,
+    retry: Annotated[
+        bool,
+        flag("--retry", help="Try again what was condemned or deferred here.", panel=WHAT),
+    ] = False,
+    root: RootOption = ROOT,
+) -> None:
+    """Bring this device to what its channel asks for: fetch, prove, try, commit.
+
+    What is served stays served until the new step is proven. Exit 0 also when there is nothing to
+    do, 5 when it was refused; `--json` then names the reason.
+    """
+    from edgeinc.update.device import Device
+    from edgeinc.update.source import repository
+
+    with ui.progress.task("update", None) as task:
+        task.advance(0, note="fetch, prove, try, commit")
+        found = Device(root).update(repository(root, place=source), retry=retry)
+    ui.result(found, *_lines(ui, found), essential=[found.change])
+
+
+def _lines(ui: Ui, found: DeviceUpdate) -> list[str | Table]:
+    fetched = f"{found.bytes:,} bytes ({found.way})" if found.way not in ("", "held") else ""
+    proof = {"": "", "probe": "probe", "trial": "probe, and a trial in the server"}[found.proof]
+    return [found.text, ui.facts(("fetched", fetched), ("proven by", proof))]
+
+
+@command(
+    device_app,
+    "status",
+    examples=["edgeinc device status", "edgeinc device status --json"],
+)
+def status(ui: Ui, root: RootOption = ROOT) -> None:
+    """Say what runs, since when, why the last update was refused, and what to do."""
+    from edgeinc.update import status as library
+
+    found = library.status(root)
+    ui.result(
+        found,
+        ui.facts(*_status_facts(found)),
+        essential=[f"step {found.served.step}" if found.served else "nothing"],
+    )
+
+
+def _status_facts(found: DeviceStatus) -> list[tuple[str, object]]:
+    from edgeinc.update.orders import date
+
+    config, said, refused, trial = found.config, found.server, found.refused, found.trial
+    server = ""
+    if said is not None:
+        p95 = f", {said.p95_ms:.1f} ms (p95)" if said.p95_ms is not None else ""
+        server = f"{said.frames} frames, {said.faults} without an answer{p95}"
+    why = f"{refused.reason} on {date(refused.at)}: {refused.message}" if refused else ""
+    return [
+        ("device", f"{config.device} in {config.fleet}, {config.model} on {config.runtime}"),
+        ("serves", _bundle(found.served) if found.served else "nothing"),
+        ("classes", list(found.classes)),
+        ("before", _bundle(found.previous) if found.previous else ""),
+        ("on trial", f"{_bundle(trial.bundle)}, try {trial.tries}" if trial else ""),
+        ("server", server),
+        ("held", "takes no updates until told otherwise" if found.held else ""),
+        ("damage", found.damage),
+        ("refused", why),
+        *(("condemned", f"step {b.step} by {b.by}: {b.why}") for b in found.bad),
+        *(("deferred", f"{d.bundle_id[:12]} until {date(d.not_before)}") for d in found.deferred),
+        ("revoked", f"below step {found.revocation_floor}" if found.revocation_floor else ""),
+        ("checked", date(found.last_trusted) if found.last_trusted else "never"),
+        ("free", f"{found.free_bytes / 1e9:.1f} GB"),
+        ("do", found.todo or "nothing"),
+    ]
+
+
+def _bundle(held: Held) -> str:
+    from edgeinc.update.orders import date
+
+    return f"step {held.step} ({held.bundle_id[:12]}) since {date(held.since)}"
+
+
+@command(
+    device_app,
+    "history",
+    examples=["edgeinc device history", "edgeinc device history --limit 5 --json"],
+)
+def history(
+    ui: Ui,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit", metavar="N", min=1, help="Newest events only.", rich_help_panel=WHAT
+        ),
+    ] = 50,
+    root: RootOption = ROOT,
+) -> None:
+    """List what happened on this device, oldest first."""
+    from edgeinc.update import history as library
+    from edgeinc.update.identity import read_config
+    from edgeinc.update.orders import date
+
+    read_config(root)
+    found = library.newest(root, limit)
+    rows = [(date(e.at), e.what, e.step, e.text) for e in found.events]
+    ui.result(
+        found,
+        ui.table(("when", "what", "step", ""), rows) if rows else "nothing happened yet",
+        essential=[e.what for e in found.events[-1:]],
+    )
+
+
+@command(
+    device_app,
+    "rollback",
+    examples=["edgeinc device rollback", "edgeinc device rollback --json"],
+)
+def rollback(ui: Ui, root: RootOption = ROOT) -> None:
+    """Serve the step before the current one; again, and the newer one is back.
+
+    The step that was left is not taken again until `edgeinc device update --retry`. Exit 5 when the
+    one before was revoked or is damaged.
+    """
+    from edgeinc.update.device import Device
+
+    found = Device(root).rollback()
+    ui.result(found, found.text, essential=[found.change])
+
+
+@command(
+    device_app,
+    "hold",
+    examples=["edgeinc device hold", "edgeinc device hold --off"],
+)
+def hold(
+    ui: Ui,
+    off: Annotated[bool, flag("--off", help="Take updates again.", panel=WHAT)] = False,
+    root: RootOption = ROOT,
+) -> None:
+    """Take no update until told otherwise."""
+    from edgeinc.update.device import Device
+
+    found = Device(root).hold(on=not off)
+    ui.result(found, found.text, essential=[found.reason or "released"])
+
+
+@command(
+    device_app,
+    "verify",
+    examples=["edgeinc device verify", "edgeinc device verify --json"],
+)
+def verify(ui: Ui, root: RootOption = ROOT) -> None:
+    """Hash everything this device holds again. Exit 1 when something is damaged."""
+    from edgeinc.update import status as library
+
+    found = library.verify(root)
+    rows = [(s.role, s.step, s.bundle_id[:12], s.damage or "whole") for s in found.slots]
+    damaged = [slot for slot in found.slots if slot.damage]
+    ui.result(
+        found,
+        ui.table(("slot", "step", "bundle", ""), rows) if rows else "no slots yet",
+        essential=["damaged" if damaged else "whole"],
+    )
+    if damaged:
+        raise EdgeincError(
+            f"{len(damaged)} of {len(found.slots)} slots are damaged",
+            hint="edgeinc device update fetches what is needed again",
+        )
+
+
+def _rooted(root: Path) -> list[str]:
+    return [] if root == ROOT else ["--root", str(root)]

@@ -1,0 +1,68 @@
+"""The first run of a new bundle: on the real runtime, in a process that may die.
+
+A crash, a hang, a leak or a wrong answer there is one line of text here, and nothing that serves
+has noticed. What was killed from outside is no evidence against the bundle.
+
+    result = probe(root / "slots" / bundle_id, gates, runtime="onnxruntime", device="cuda")
+    result.verdict, result.why       # "bad", "it computes on CPUExecutionProvider, not ..."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeinc.child import Killed, run_child
+from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.progress import SILENT
+from edgeinc.schema import DeviceGates, ProbeResult, to_dict
+from edgeinc.update import slots
+
+CHILD = "edgeinc.update._probe_child"
+TIMEOUT_S = 300.0
+"""Loading and some frames take seconds; more than this is a hang on any device."""
+Probe = Callable[[Path, DeviceGates, str, str], ProbeResult]
+"""(slot, gates, runtime, device) -> what was found."""
+
+
+def probe(
+    slot: Path,
+    gates: DeviceGates,
+    runtime: str,
+    device: str,
+    *,
+    memory_bytes: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> ProbeResult:
+    """Run a bundle for the first time.
+
+    Args:
+        slot: Its folder.
+        gates: What it has to pass.
+        runtime: Name of the runtime.
+        device: As for `open_artifact`.
+        memory_bytes: More than this is too much; None allows most of what is free.
+        timeout_s: Longer than this is a hang.
+
+    Raises:
+        MissingError: The runtime or the device is not here, which is no fault of the bundle.
+        UsageError: There is no such runtime.
+    """
+    golden = slot / slots.GOLDEN
+    job = {
+        "path": str(slot / slots.MODEL),
+        "golden": str(golden) if golden.exists() else "",
+        "runtime": runtime,
+        "device": device,
+        "gates": to_dict(gates),
+    }
+    with SILENT.task("probe", None) as task:
+        try:
+            found = run_child(CHILD, job, task=task, memory_bytes=memory_bytes, timeout_s=timeout_s)
+        except (MissingError, UsageError):
+            raise
+        except Killed as err:
+            return ProbeResult("interrupted", err.message, "", None, None, None)
+        except EdgeincError as err:
+            return ProbeResult("bad", err.message, "", None, None, None)
+    return ProbeResult(**found)
