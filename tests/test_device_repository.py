@@ -4,11 +4,11 @@ import json
 
 import pytest
 from devices import CHANNEL, GATES, SIZE, brightest, bundle, channel, network
-from edgeinc.update.repository import Repository
 
 from edgeinc.cli import main
 from edgeinc.runtimes import _golden
 from edgeinc.update.manifest import write
+from edgeinc.update.repository import Repository
 
 
 @pytest.fixture
