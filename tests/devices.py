@@ -5,8 +5,12 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import numpy as np
+import pytest
+
 from edgeinc.errors import EdgeincError
 from edgeinc.schema import (
+    ArtifactCard,
     Blob,
     BundleArtifact,
     BundleMethod,
@@ -32,6 +36,7 @@ from edgeinc.update.serving import Judgement
 CONFIG = DeviceConfig(device="pole-7", fleet="poles", model="erfnet", repository="memory")
 CHANNEL = "channels/poles/stable.json"
 NOW = 1_800_000_000.0
+SIZE = (32, 48)
 WHEN = "2026-11-20T12:00:00+00:00"
 GATES = DeviceGates(
     golden_percent=99.0,
@@ -76,9 +81,11 @@ class Bundle:
         return f"models/erfnet/step-{self.step}/manifest.json"
 
 
-def bundle(step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", changed=()):
+def bundle(
+    step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", changed=(), artifact=b""
+):
     """A published step whose artifact is some bytes."""
-    artifact = b"artifact of step %d %s" % (step, notes.encode()) + bytes(range(200))
+    artifact = artifact or b"artifact of step %d %s" % (step, notes.encode()) + bytes(range(200))
     packed = {"full": (_zstd.compress(artifact, 1), "zstd")}
     if golden is not None:
         packed["golden"] = (golden, "npz")
@@ -105,7 +112,6 @@ def bundle(step, *, parent=None, classes=2, golden=None, gates=GATES, notes="", 
         gates=gates,
         requires=Requirements(edgeinc="0.1.0", runtimes=(), free_bytes=0),
         topology_changed=False,
-        notes=notes,
     )  # fmt: skip
     manifest = replace(manifest, **dict(changed))
     return Bundle(step, artifact, write(manifest), {b.target: packed[b.kind][0] for b in blobs})
@@ -260,3 +266,42 @@ def served(root):
     """The bytes a server that starts now would load, or None."""
     held = serving.served(root)
     return serving.model(root, held).read_bytes() if held else None
+
+
+def network(weights, *, golden=None, classes=3):
+    """An export whose class is the channel that is brightest after weighting, as bytes."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto as T
+    from onnx import helper
+
+    from edgeinc.runtimes._card import to_metadata
+
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=T.FLOAT),
+        helper.make_node("Mul", ["floats", "weights"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["ids"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["ids"], ["classes"], to=T.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightest",
+        [helper.make_tensor_value_info("images", T.UINT8, ["n", *SIZE, 3])],
+        [helper.make_tensor_value_info("classes", T.UINT8, ["n", *SIZE])],
+        [onnx.numpy_helper.from_array(np.asarray(weights, np.float32), "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    card = ArtifactCard(
+        file="model.onnx", sha256="", bytes=0, model="brightest", method="joint", step=0,
+        classes=tuple(ClassInfo(i, f"c{i}", (i, i, i), 0) for i in range(classes)),
+        background="none", size=SIZE, precision="fp32", head="static", decision="argmax",
+        input="uint8 NHWC", output="classes", mean=(0.0,) * 3, std=(1.0,) * 3, opset=17,
+        topology_sha256="0" * 64, weights_sha256="1" * 64, parent_sha256="",
+        versions={"edgeinc": "0.1.0"}, created="", batch=(1, 1, 8),
+    )  # fmt: skip
+    for key, value in {**to_metadata(card), **(golden or {})}.items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()
+
+
+def brightest(images):
+    return images.argmax(3).astype(np.uint8)

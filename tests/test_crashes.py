@@ -202,6 +202,7 @@ def enumerated(name, memory, kind=Recorder, draws=DRAWS, around_commit=False):
     return found
 
 
+@pytest.mark.timeout(900)  # seconds on a quiet core, minutes beside other work
 def test_every_crash_of_every_update_leaves_something_proven(memory):
     found = [enumerated(name, memory) for name in SCENARIOS]
     assert [dict(each.violations) for each in found] == [{}] * len(SCENARIOS)

@@ -222,7 +222,7 @@ def malformed(rng, good):
             rng.choice([b"[" * 5000, b'{"a":' * 5000, b"1" * 9000, b"null", b'"\\ud800"'])
         )
     body = json.loads(good.split(b'"document": ')[1][:-2])
-    key = rng.choice(sorted(body))
+    key = rng.choice(sorted(body.keys() - {"schema_version"}))  # a newer one has its own test
     body[key] = rng.choice([None, -1, 1e308, "x", [], {}, [[]], True, "\u0000", 2**70])
     return resealed(json.dumps(body).encode())
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeinc import __version__
+from edgeinc import host
 from edgeinc.errors import UpdateError
 from edgeinc.schema import Blob, Channel, DeviceConfig, Installed, Manifest
 from edgeinc.update import _zstd, delta, faults, slots
@@ -101,8 +101,8 @@ def refuse_unfit(
     elif needs.runtimes and config.runtime not in needs.runtimes:
         problem = f"it needs {' or '.join(needs.runtimes)}, this device has {config.runtime}"
         hint = "run `edgeinc device init` for another runtime"
-    elif _numbers(needs.edgeinc) > _numbers(__version__):
-        problem = f"it needs edgeinc {needs.edgeinc}, this is {__version__}"
+    elif _numbers(needs.edgeinc) > _numbers(host.installed("edgeinc")):
+        problem = f"it needs edgeinc {needs.edgeinc}, this is {host.installed('edgeinc')}"
         hint = "pip install --upgrade edgeinc"
     if problem:
         raise Refusal(
