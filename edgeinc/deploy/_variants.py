@@ -51,7 +51,8 @@ def variants(targets: Sequence[Path], runtimes: Sequence[str] | None) -> list[Va
 
     Args:
         targets: Run folders and exported files.
-        runtimes: Names; None takes, for a run, every runtime, and for a file the one that opens it.
+        runtimes: Names; None takes, for a run, every runtime that is `unasked`, and for a file the
+            one that opens it.
 
     Raises:
         UsageError: No target, a target that is neither, or an unknown runtime.
@@ -64,7 +65,8 @@ def variants(targets: Sequence[Path], runtimes: Sequence[str] | None) -> list[Va
         if name not in plugins:
             known = tuple(plugins)
             raise UsageError(f"unknown runtime '{name}'", hint=registry.suggest(name, known))
-    chosen = {name: plugins[name] for name in (runtimes or plugins)}
+    usual = [name for name, plugin in plugins.items() if plugin.unasked]
+    chosen = {name: plugins[name] for name in (runtimes or usual)}
     found: list[Variant] = []
     for target in targets:
         if (target / "run.json").is_file():

@@ -182,6 +182,8 @@ class Runtime(ABC):
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     """File suffixes it opens; "" stands for a step folder of a run."""
+    unasked: ClassVar[bool] = True
+    """Whether a benchmark of a run takes it without its being named."""
 
     @classmethod
     @abstractmethod

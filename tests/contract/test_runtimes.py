@@ -44,6 +44,7 @@ def _engine(run: Path) -> Path:
 
 ARTIFACTS: dict[str, Callable[[Path], Path]] = {
     "torch": _step,
+    "torch_compiled": _step,
     "onnxruntime": _onnx,
     "openvino": _onnx,
     "openvino_bf16": _onnx,
@@ -106,7 +107,16 @@ def artifacts():
     return {}
 
 
-@pytest.fixture(params=RUNTIMES)
+COMPILES = ("torch_compiled",)
+"""Runtimes that take a minute for the first images of every size of a batch."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in COMPILES else [])
+        for name in RUNTIMES
+    ]
+)
 def name(request):
     return request.param
 
@@ -327,3 +337,13 @@ def test_an_empty_shell_of_onnxruntime_is_recognised(python, repository, tmp_pat
     assert ok == "False"
     assert "shell" in reason
     assert "pip uninstall" in fix
+
+
+def test_a_runtime_that_compiles_is_benchmarked_only_when_it_is_named(run):
+    from edgeinc.deploy._variants import variants
+
+    usual = {variant.runtime for variant in variants([run], None)}
+    assert "torch" in usual
+    assert not usual & set(COMPILES)
+    for name in COMPILES:
+        assert [variant.runtime for variant in variants([run], [name])] == [name]
