@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from edgeinc.errors import UsageError
 from edgeinc.registry import suggest
 from edgeinc.schema import Channel, ChannelResult, PublishResult
 
-_GATES = {
+_GATES: dict[str, Callable[[str], object]] = {
     "golden_percent": float,
     "max_p95_ms": float,
     "providers": lambda text: tuple(text.split(",")),

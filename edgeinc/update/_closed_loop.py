@@ -13,6 +13,7 @@ delta saves little, the file stays as it was exported.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from edgeinc.runtimes._topology import body_sha256
 from edgeinc.runtimes._update import Candidate
 from edgeinc.schema import Attempt
 from edgeinc.update._evidence import Judge, opened
-from edgeinc.update._frame import rebuilt
+from edgeinc.update._frame import rebuilt, split
 from edgeinc.update._zstd import compress, decompress
 from edgeinc.update.delta import BITS, EXACT_ONLY, LEVEL, codec, decode, encode
 
@@ -36,6 +37,10 @@ LARGEST = 0.7
 """A delta that is larger than this share of the full file is not offered: it saves too little."""
 MAX_LOSS = 0.1
 """Points of mIoU that a delta may cost, unless told."""
+EXPORTED = "exported"
+"""Entry of a published file's metadata: the beginnings of the hashes of its weights as they were
+exported, in the order of the file."""
+_DIGEST = 8
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,11 @@ def close(
         task.advance(note="full")
         attempts: list[Attempt] = []
         content = new
+        stayed = with_held(new, bases[0].content) if bases else new
         for width in _ladder(bits, judge) if bases else []:
             blob, made = encode(
                 bases[0].content,
-                new,
+                new if width == EXACT_ONLY else stayed,
                 bits=width,
                 keep=head_weights(new),
                 finish=None if width == EXACT_ONLY else lambda c: described(c, candidate),
@@ -135,7 +141,8 @@ def close(
 def described(content: bytes, candidate: Candidate) -> bytes:
     """A file whose weights were changed, with what its metadata says of them made right again.
 
-    That is the hashes of the weights and of the body, and the golden answer.
+    That is the hashes of the weights and of the body, and the golden answer. What the weights were
+    when they were exported is added; see `with_held`.
     """
     import onnx
 
@@ -143,11 +150,36 @@ def described(content: bytes, candidate: Candidate) -> bytes:
     entries = {k: v for k, v in metadata(content).items() if k != _golden.GOLDEN}
     rows = "".join(entries.get(name, "") for name in (HEAD_WEIGHT, HEAD_BIAS))
     entries["body_sha256"] = body
+    digests = _digests(candidate.content)
+    entries[EXPORTED] = base64.b64encode(b"".join(digests.values())).decode()
     entries["weights_sha256"] = hashlib.sha256((body + rows).encode()).hexdigest()
     content = rebuilt(content, metadata=entries)
     with opened(content, candidate.card) as session:
         entries |= _golden.ask(session.run, session.size)
     return rebuilt(content, metadata=entries)
+
+
+def with_held(new: bytes, held: bytes) -> bytes:
+    """An exported file with the held weights where both were made from the same exported ones."""
+    old, exported = split(held), _digests(new)
+    entry = base64.b64decode(metadata(held).get(EXPORTED, ""))
+    said = [entry[i : i + _DIGEST] for i in range(0, len(entry), _DIGEST)]
+    if len(said) != len(old.tensors):  # published as it was exported: nothing differs
+        return new
+    same = {
+        t.name: held[t.offset : t.offset + t.length]
+        for t, digest in zip(old.tensors, said, strict=True)
+        if exported.get(t.name) == digest
+    }
+    return rebuilt(new, weights=same)
+
+
+def _digests(content: bytes) -> dict[str, bytes]:
+    """The beginning of the hash of every tensor, by name."""
+    return {
+        t.name: hashlib.sha256(content[t.offset : t.offset + t.length]).digest()[:_DIGEST]
+        for t in split(content).tensors
+    }
 
 
 def _ladder(bits: int, judge: Judge | None) -> list[int]:
