@@ -155,7 +155,7 @@ def test_a_device_goes_from_step_to_step_by_a_delta_to_the_bytes_that_were_score
     shutil.rmtree(root)
     assert update(new_device(place)).way == "full"
     assert served(root).read_bytes() == content
-    assert verify(str(place / "repo")).targets == 5
+    assert verify(str(place / "repo")).targets == 6
 
 
 def test_a_classifier_costs_kilobytes_also_after_a_lossy_step_and_from_older_ones(

@@ -372,7 +372,8 @@ def _data_free(method: str, step: int) -> bool:
 def _moved(old: bytes, new: bytes) -> str:
     """The parts of the network whose weights differ, `all` where none stayed."""
     before = {t.name: old[t.offset : t.offset + t.length] for t in split(old).tensors}
-    tensors = [t for t in split(new).tensors if t.dtype.kind == "f" or t.dtype.itemsize == 1]
+    # Names of weights have a part before a dot; what has none is a constant of the graph.
+    tensors = [t for t in split(new).tensors if "." in t.name]
     moved = {
         t.name.split(".")[0]
         for t in tensors
