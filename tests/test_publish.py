@@ -427,7 +427,7 @@ def test_the_command_publishes_and_changes_the_channel(run, place, street_data, 
 
 def test_a_step_that_was_not_exported_says_how(base_run, place):
     with pytest.raises(EdgeincError, match=r"step 0 of .* was not exported") as caught:
-        put(place, Path(base_run))
+        put(place, Path(base_run) / "step-0")
     assert "edgeinc export" in caught.value.hint
 
 
