@@ -114,6 +114,7 @@ from edgeinc.schema._plans import (
     ScenarioStep,
     Selection,
 )
+from edgeinc.schema._publish import Attempt, ChannelResult, PublishResult
 from edgeinc.schema._runs import (
     DataRef,
     Host,
@@ -152,6 +153,7 @@ __all__ = [
     "VOID",
     "Answer",
     "ArtifactCard",
+    "Attempt",
     "Background",
     "BenchChoice",
     "BenchComparison",
@@ -167,6 +169,7 @@ __all__ = [
     "BundleParent",
     "BundleScore",
     "Channel",
+    "ChannelResult",
     "Check",
     "ClassCount",
     "ClassInfo",
@@ -221,6 +224,7 @@ __all__ = [
     "Precision",
     "PredictResult",
     "ProbeResult",
+    "PublishResult",
     "Refit",
     "Refused",
     "RepoChange",
