@@ -22,6 +22,7 @@ from devices import (
     sha,
 )
 from trust_parts import CHANNEL, FAST, FLEET, MODEL, Clock, Forge, everyone
+from tuf.api.metadata import TargetFile
 
 from edgeinc.schema import Blob
 from edgeinc.update import _zstd, journal
@@ -68,7 +69,7 @@ class Station:
         self.repository, self.place, self.keys, self.clock = repository, place, keys, clock
         self.root, self.world = folder / "device", World(None)
         self.trust = (repository.folder / "metadata" / "1.root.json").read_bytes()
-        self.server, self.slept, self.received = None, [], 0
+        self.server, self.first, self.slept, self.received = None, None, [], 0
         if not self.root.exists():
             config = replace(CONFIG, fleet="north", repository=place)
             init(self.root, config, self.trust, disk=Folder())
@@ -92,6 +93,19 @@ class Station:
         target = next(t for t in self.repository.listing().targets if t.path == path)
         folder, _, name = path.rpartition("/")
         return self.repository.folder / "targets" / folder / f"{target.sha256}.{name}"
+
+    def lay_down(self, signed, path, content):
+        """A target in metadata that somebody forges, and on the server."""
+        signed.targets[path] = TargetFile.from_data(path, content, ["sha256"])
+        file = self.repository.folder / "targets" / signed.targets[path].get_prefixed_paths()[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+    def start_again(self):
+        """The repository and the device are as they were when the test began."""
+        for name in ("repo", "device"):
+            shutil.rmtree(self.root.parent / name)
+            shutil.copytree(self.first / name, self.root.parent / name, symlinks=True)
 
     def copy(self, name):
         """The repository as it is now, in another folder."""
@@ -183,7 +197,9 @@ def station(_first_station, keys, clock):
         for name in ("repo", "device"):
             shutil.copytree(_first_station / name, here / name, symlinks=True)
         repository = Repository(here / "repo", now=clock)
-        yield Station(here, repository, str(repository.folder), keys, clock)
+        made = Station(here, repository, str(repository.folder), keys, clock)
+        made.first = _first_station
+        yield made
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Attacks on a whole device: it refuses with a reason, serves on, and takes what is genuine later."""
+"""Attacks on a whole device: it refuses with a reason, serves on, and takes what is genuine."""
 
 import shutil
 from dataclasses import replace
@@ -8,7 +8,6 @@ import pytest
 from devices import Repository, World, bundle, channel, installed, served
 from stations import NEW, OLD, step_of
 from trust_parts import CHANNEL, FLEET, MODEL, everyone
-from tuf.api.metadata import TargetFile
 
 from edgeinc.errors import UpdateError
 from edgeinc.schema import ClassInfo
@@ -127,12 +126,7 @@ def test_a_fleet_that_signs_a_step_itself_is_not_heard(station, keys):
     with station.forge.edit(FLEET) as signed:
         signed.version += 1
         for path, content in {evil.path: evil.content, **evil.files}.items():
-            signed.targets[path] = TargetFile.from_data(path, content, ["sha256"])
-            file = (
-                station.repository.folder / "targets" / signed.targets[path].get_prefixed_paths()[0]
-            )
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+            station.lay_down(signed, path, content)
     with station.refusing("TRUST"):
         station.update()
 
@@ -142,11 +136,7 @@ def test_a_model_team_cannot_order_anything(station, keys):
     order = write(channel(NEW, fleet="north"))
     with station.forge.edit(MODEL) as signed:
         signed.version += 1
-        signed.targets[CHANNEL] = TargetFile.from_data(CHANNEL, order, ["sha256"])
-        file = (
-            station.repository.folder / "targets" / signed.targets[CHANNEL].get_prefixed_paths()[0]
-        )
-        file.write_bytes(order)
+        station.lay_down(signed, CHANNEL, order)
     assert station.update().reason == "PAUSED"
 
 
