@@ -93,7 +93,7 @@ class Keeper:
             state = serving.state_from_slots(self.root)
             self.state = journal.store(self.root, state, self.disk)
             self.tell("state lost", state.current, "both journals were damaged")
-        self.state = state
+        self.state = state = serving.completed(self.root, state)
         slots.tidy(self.slots, slots.ids(self.slots), self.disk)
         self._leave_damaged()
         trial = state.trial
