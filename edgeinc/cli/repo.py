@@ -347,6 +347,49 @@ def serve(
         server.serve_forever()
 
 
+@command(
+    repo_app,
+    "carrier",
+    examples=[
+        "edgeinc repo carrier --for mender -o carrier",
+        "edgeinc repo carrier --for greengrass -o carrier --json",
+    ],
+)
+def carrier(
+    ui: Ui,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="mender|rauc|greengrass",
+            help="What brings files to your devices.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder to write.",
+            rich_help_panel=RESULT,
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Write what lets Mender, RAUC or Greengrass carry the repository to devices.
+
+    The device decides as ever: these files call `edgeinc device update --from`.
+    """
+    from edgeinc.update.carriers import write
+
+    result = write(kind, out)
+    paths = [str(out / name) for name in result.files]
+    ui.result(result, *paths, essential=paths)
+
+
 def _changed(ui: Ui, result: RepoChange) -> None:
     ui.result(result, *_lines(result), essential=[result.folder])
 

@@ -135,7 +135,9 @@ from edgeinc.schema._scores import (
     UnionScore,
 )
 from edgeinc.schema._trust import (
+    CarrierKind,
     Floor,
+    RepoCarrier,
     RepoChange,
     RepoGarbage,
     RepoListing,
@@ -166,6 +168,7 @@ __all__ = [
     "BundleMethod",
     "BundleParent",
     "BundleScore",
+    "CarrierKind",
     "Channel",
     "Check",
     "ClassCount",
@@ -223,6 +226,7 @@ __all__ = [
     "ProbeResult",
     "Refit",
     "Refused",
+    "RepoCarrier",
     "RepoChange",
     "RepoGarbage",
     "RepoListing",
