@@ -96,7 +96,7 @@ def survives(ground, state, part, name, bit):
 STATES = ("asked", "done")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_serves_the_old_or_the_new(data, ground):
     state = getattr(ground, data.draw(st.sampled_from(STATES)))

@@ -100,14 +100,14 @@ SOUND = network((1, 1, 1), golden=ASKED)
 
 DEFECTS = {
     "fails while it computes": ({"scored": divides_by_zero}, {}, {}, "ended"),
-    "hangs": ({"scored": looping(2**62)}, {}, {"timeout_s": 4.0}, "took more than 4 s"),
+    "hangs": ({"scored": looping(2**62)}, {}, {"timeout_s": 3.0}, "took more than 3 s"),
     "takes all memory": (
         {"scored": takes_memory},
         {},
         {"memory_bytes": 700 << 20},
         "MB of memory",
     ),
-    "is slow": ({"scored": looping(20_000)}, {"max_p95_ms": 2.0}, {}, "the gate is 2.0 ms"),
+    "is slow": ({"scored": looping(3_000)}, {"max_p95_ms": 1.0}, {}, "the gate is 1.0 ms"),
     "has weights that are NaN": ({"weights": (1, np.nan, 1)}, {}, {}, "not finite"),
     "computes NaN": ({"scored": makes_nan}, {}, {}, "one class to 100.0 %"),
     "says one class": ({"scored": says_one_class}, {}, {}, "one class to 100.0 %"),
