@@ -104,6 +104,15 @@ def test_a_flipped_bit_anywhere_serves_the_old_or_the_new(data, ground):
     survives(ground, state, part, name, data.draw(st.integers(0, 8 * len(state[part][name]) - 1)))
 
 
+def test_a_first_step_is_served_when_the_newest_journal_is_worn(station):
+    """The generation before it is from before the first commit; the link tells of that."""
+    (station.root / "state.json").write_bytes(b"")
+    assert station.serves == OLD.artifact
+    assert station.update().change == "nothing"
+    assert station.world.loaded == []
+    assert station.state.current.step == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_5000_flipped_bits(ground):
