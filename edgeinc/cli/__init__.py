@@ -59,6 +59,7 @@ for _module in (
     "data",
     "protocol",
     "repo",
+    "offer",
     "device",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
