@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from engines import machine  # noqa: F401  # a fixture of several files
+from stations import _first_station, station, web  # noqa: F401  # fixtures of several files
 from trust_parts import (  # noqa: F401  # fixtures of several files
     _first_published,
     _server,

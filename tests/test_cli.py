@@ -93,7 +93,7 @@ def test_the_commands_are_those_that_were_promised():
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),
         *("repo init", "repo ls", "repo verify", "repo sign", "repo rotate", "repo resign"),
-        *("repo gc", "repo serve"),
+        *("repo gc", "repo serve", "repo carrier"),
     }
 
 

@@ -426,6 +426,8 @@ def damaged_deltas(draw):
         struct.pack_into("<I", blob, HEADER - 16 + 4 * (which - 1), len(pieces[which]))
         return bytes(blob)
     for _ in range(draw(st.integers(1, 3))):
+        if not blob:
+            break
         # Half of all changes hit the header or the plan, where they mean most.
         end = draw(st.sampled_from([HEADER + 100, len(blob)])) - 1
         at = draw(st.integers(0, min(end, len(blob) - 1)))

@@ -239,7 +239,10 @@ def read_malformed(tmp_path, count):
     rng, parsed = random.Random(5), 0
     for _ in range(count):
         (tmp_path / journal.STATE).write_bytes(malformed(rng, good))
-        state = journal.load(tmp_path)
+        try:
+            state = journal.load(tmp_path)
+        except EdgeincError:  # sealed, with the number of a schema that is to come
+            continue
         assert isinstance(state, State)
         parsed += state == before
     return parsed

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from devices import GATES, SIZE, brightest, network
+from devices import GATES
+from networks import SIZE, brightest, network
 
 from edgeinc.errors import MissingError
 from edgeinc.update.probe import probe

@@ -60,6 +60,7 @@ for _module in (
     "protocol",
     "publish",
     "repo",
+    "offer",
     "device",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")

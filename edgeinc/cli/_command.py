@@ -55,7 +55,7 @@ device_app = typer.Typer(
 )
 
 repo_app = typer.Typer(
-    help="Publish updates from a signed repository: init, ls, verify, sign, rotate, resign, gc.",
+    help="Publish updates from a signed repository: init, ls, verify, sign, rotate, carrier.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings=HELP,

@@ -1,4 +1,4 @@
-"""Commands about a repository of updates: repo init, ls, verify, sign, rotate and more."""
+"""Commands that make and sign a repository of updates: repo init, ls, verify, sign and more."""
 
 from __future__ import annotations
 
@@ -316,35 +316,6 @@ def gc(
         f"{verb} {len(result.files)} files, {result.bytes} bytes",
         essential=result.files,
     )
-
-
-@command(
-    repo_app,
-    "serve",
-    examples=["edgeinc repo serve repo", "edgeinc repo serve repo --port 9000 --bind 0.0.0.0"],
-)
-def serve(
-    ui: Ui,
-    folder: RepoArgument,
-    bind: Annotated[
-        str,
-        typer.Option(
-            "--bind", metavar="ADDRESS", help="Address to listen at.", rich_help_panel=RUN
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="N", min=0, help="Port; 0 takes a free one.", rich_help_panel=RUN
-        ),
-    ] = 8000,
-) -> None:
-    """Offer a repository over http, to try it out; ends with Ctrl-C."""
-    from edgeinc.update.serving_files import server_of
-
-    with server_of(Path(folder), bind=bind, port=port) as server:
-        ui.note(f"http://{bind}:{server.server_port}")
-        server.serve_forever()
 
 
 def _changed(ui: Ui, result: RepoChange) -> None:

@@ -136,7 +136,9 @@ from edgeinc.schema._scores import (
     UnionScore,
 )
 from edgeinc.schema._trust import (
+    CarrierKind,
     Floor,
+    RepoCarrier,
     RepoChange,
     RepoGarbage,
     RepoListing,
@@ -168,6 +170,7 @@ __all__ = [
     "BundleMethod",
     "BundleParent",
     "BundleScore",
+    "CarrierKind",
     "Channel",
     "ChannelResult",
     "Check",
@@ -227,6 +230,7 @@ __all__ = [
     "PublishResult",
     "Refit",
     "Refused",
+    "RepoCarrier",
     "RepoChange",
     "RepoGarbage",
     "RepoListing",

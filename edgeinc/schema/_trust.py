@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from edgeinc.schema._document import SCHEMA_VERSION, document
+
+CarrierKind = Literal["mender", "rauc", "greengrass"]
 
 
 @document
@@ -94,4 +98,14 @@ class RepoVerdict:
     targets: int
     bytes: int
     soon: dict[str, float]
+    schema_version: int = SCHEMA_VERSION
+
+
+@document
+class RepoCarrier:
+    """What lets another update system carry the repository: `files`, by name in `folder`."""
+
+    kind: CarrierKind
+    folder: str
+    files: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION

@@ -175,8 +175,8 @@ def install(root: Path, new: Incoming, plan: Plan, installed: Installed, carrier
     hashes = {slots.MANIFEST: new.bundle_id, slots.MODEL: new.manifest.artifact.sha256}
     for blob in new.manifest.blobs:
         if blob.kind == "golden":
-            packed = carrier.fetched(blob)
-            plain = _zstd.decompress(packed, limit=GOLDEN_LIMIT) if blob.codec == "zstd" else packed
+            zstd = blob.codec == "zstd"
+            plain = _unpacked(carrier, blob, GOLDEN_LIMIT) if zstd else carrier.fetched(blob)
             files[slots.GOLDEN] = plain
             hashes[slots.GOLDEN] = hashlib.sha256(plain).hexdigest()
     files[slots.MODEL] = _artifact(new.manifest, plan, carrier)
@@ -198,16 +198,19 @@ def _artifact(manifest: Manifest, plan: Plan, carrier: Carrier) -> bytes:
             if isinstance(err, Refusal) and err.reason != "CORRUPT":
                 raise  # the network or the budget, which the full file needs more of
             carrier.forget(plan.blob)
-    try:
-        content = _zstd.decompress(carrier.fetched(full), limit=manifest.artifact.bytes)
-    except Refusal:
-        raise
-    except UpdateError as err:
-        carrier.forget(full)
-        raise Refusal("CORRUPT", err.message, hint=err.hint) from err
+    content = _unpacked(carrier, full, manifest.artifact.bytes)
     if hashlib.sha256(content).hexdigest() != manifest.artifact.sha256:
         carrier.forget(full)
     return content  # `slots.build` refuses it then
+
+
+def _unpacked(carrier: Carrier, blob: Blob, limit: int) -> bytes:
+    packed = carrier.fetched(blob)
+    try:
+        return _zstd.decompress(packed, limit=limit)
+    except UpdateError as err:
+        carrier.forget(blob)
+        raise Refusal("CORRUPT", err.message, hint=err.hint) from err
 
 
 class Carrier:

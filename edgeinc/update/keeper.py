@@ -94,6 +94,10 @@ class Keeper:
             self.state = journal.store(self.root, state, self.disk)
             self.tell("state lost", state.current, "both journals were damaged")
         self.state = state
+        first = serving.completed(self.root, state).current
+        if first != state.current:
+            self.store(current=first)
+            self.tell("state lost", first, "the journal of the first commit was damaged")
         slots.tidy(self.slots, slots.ids(self.slots), self.disk)
         self._leave_damaged()
         trial = state.trial

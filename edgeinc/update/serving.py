@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeinc.schema import DeviceGates, Floor, Held, OpenTrial, Serving, State, Verdict
@@ -69,6 +69,7 @@ def choices(root: Path, *, ignore: str = "") -> tuple[Choice, ...]:
     if state is None:
         proven = behind_link(root)
         return (Choice(proven, ""),) if proven else ()
+    state = completed(root, state)
     found = []
     if state.trial is not None and state.trial.attempt not in ("", ignore):
         found.append(Choice(state.trial.bundle, state.trial.attempt))
@@ -81,6 +82,20 @@ def committed(state: State) -> tuple[Held, ...]:
     if before is not None and before.step < state.revocation_floor:
         before = None
     return tuple(bundle for bundle in (state.current, before) if bundle is not None)
+
+
+def completed(root: Path, state: State) -> State:
+    """A state that knows the first commit.
+
+    The generation before it does not; it counts when the newer one was damaged.
+
+    Raises:
+        EdgeincError: The slot was made by a newer edgeinc.
+    """
+    first = behind_link(root) if state.current is None else None
+    if first is None or first.step < state.revocation_floor:
+        return state
+    return replace(state, current=first)
 
 
 def behind_link(root: Path) -> Held | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from edgeinc.runs import sha256
@@ -42,7 +43,7 @@ def build(folder: Path, installed: Installed, files: Mapping[str, bytes], disk: 
 
     Raises:
         Refusal: `CORRUPT`, a file is not what `installed` says.
-        OSError: The disk refused; what was begun is removed by `tidy`.
+        OSError: The disk refused; what was begun is removed, after a crash by `tidy`.
     """
     found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name in sorted({*found, *installed.files}):
@@ -56,9 +57,14 @@ def build(folder: Path, installed: Installed, files: Mapping[str, bytes], disk: 
     new, final = folder / f".{installed.bundle_id}.tmp", folder / installed.bundle_id
     disk.remove_tree(new)
     disk.make_folder(new)
-    for name, content in {**files, INSTALLED: seal(installed)}.items():
-        disk.write_new(new / name, content)
-        disk.fsync(new / name)
+    try:
+        for name, content in {**files, INSTALLED: seal(installed)}.items():
+            disk.write_new(new / name, content)
+            disk.fsync(new / name)
+    except OSError:
+        with suppress(OSError):  # a full disk needs the space
+            disk.remove_tree(new)
+        raise
     faults.point("slot.written")
     disk.fsync_folder(new)
     disk.remove_tree(final)  # there only when it is damaged
