@@ -41,10 +41,8 @@ FromOption = Annotated[
     device_app,
     "init",
     examples=[
-        "edgeinc device init --trust root.json --repo https://updates.example.org "
-        "--model erfnet --fleet north",
-        "edgeinc device init --root ./device --trust repo/metadata/1.root.json --repo ./repo "
-        "--model erfnet --fleet north --name pole-7",
+        "edgeinc device init --trust root.json --repo URL --model erfnet --fleet north",
+        "edgeinc device init --trust r.json --repo D --model m --fleet f --name pole-7",
     ],
 )
 def init(

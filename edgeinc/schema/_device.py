@@ -103,11 +103,10 @@ class State:
     """The journal: the one truth about what a device serves and what it has seen.
 
     `seq` counts what was written. `floors`: by role; `revocation_floor`: no older step is
-    installed. `last_trusted`:
-    the newest time at which signed metadata was found to be current.
+    installed. `last_trusted`: the newest time at which signed metadata was found to be current.
     """
 
-    seq: int = 0
+    seq: int
     current: Held | None = None
     previous: Held | None = None
     trial: OpenTrial | None = None

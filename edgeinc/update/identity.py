@@ -45,7 +45,7 @@ def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = 
         for name in (SLOTS, DOWNLOADS):
             disk.make_folder(root / name)
         disk.write_atomic(root / TRUST, trust)
-        journal.store(root, State(), disk)
+        journal.store(root, State(seq=0), disk)
         disk.write_atomic(root / CONFIG, to_json(config).encode())
 
 

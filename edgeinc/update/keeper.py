@@ -51,7 +51,7 @@ class Keeper:
     ) -> None:
         self.root, self.disk, self.now, self._report = root, disk, now, report
         self.slots = root / SLOTS
-        self.state = State()
+        self.state = State(seq=0)
 
     @contextmanager
     def changing(self, what: str) -> Iterator[None]:

@@ -161,6 +161,7 @@ def state_from_slots(root: Path) -> State:
         if role not in floors or floor.version > floors[role].version:
             floors[role] = floor
     return State(
+        seq=0,
         current=behind_link(root),
         floors=floors,
         revocation_floor=max((i.revocation_floor for i in found), default=0),
