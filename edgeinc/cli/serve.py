@@ -1,4 +1,4 @@
-"""Commands on a device that go on until they are stopped: device run, device watch."""
+"""Commands that serve: device run, device watch, demo-update."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from edgeinc.cli._command import MACHINE, RESULT, WHAT, command, device_app, flag
+from edgeinc.cli._command import LEARN, MACHINE, RESULT, WHAT, app, command, device_app, flag
 from edgeinc.cli._ui import Ui
 from edgeinc.cli.device import ROOT, RootOption
 from edgeinc.errors import UsageError
@@ -168,6 +168,49 @@ def watch(
         library(root, every_s=every, stop=stop, say=ui.note, report=reporter)
     if reporter is not None:
         reporter.wait()
+
+
+@command(
+    app,
+    "demo-update",
+    panel=LEARN,
+    examples=["edgeinc demo-update", "edgeinc demo-update --out /tmp/update-demo"],
+)
+def demo_update(
+    ui: Ui,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", metavar="DIR", help="New folder it works in.", rich_help_panel=RESULT
+        ),
+    ] = "edgeinc-demo-update",
+) -> None:
+    """Bring a new class to a device that serves, and a bad step, on generated images.
+
+    Trains two steps, publishes them to a web server on this machine, and lets a device take them
+    while it answers a video.
+    """
+    from edgeinc.demo_update import demo_update as story
+
+    found = story(out, progress=ui.progress)
+    ui.result(
+        found,
+        ui.facts(
+            ("frames", f"{found.frames} at {found.fps:.0f} FPS, {found.faults} without an answer"),
+            ("first step", f"{found.first_bytes:,} bytes"),
+            ("its update", f"{found.update_bytes:,} bytes"),
+            *(("exchange", _exchange(e)) for e in found.exchanges),
+            ("new class", f"{found.new_class} fills {found.new_percent:.1f} % of the picture"),
+            ("bad step", found.refused),
+            ("serves", f"step {found.serves}"),
+            ("video", found.video),
+            ("picture", found.picture),
+            ("took", f"{found.seconds:.0f} s"),
+        ),
+        essential=[found.picture],
+        hint=["edgeinc", "device", "status", "--root", f"{found.folder}/device"],
+    )
+    ui.gate(found.failures, hint=f"everything is kept: {found.folder}")
 
 
 def _positive(seconds: float | None, name: str) -> None:

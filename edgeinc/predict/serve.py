@@ -87,7 +87,11 @@ def serve(
     if update_every_s is not None and serving.served(root) is None:
         progress.message("nothing is installed yet: the first step is fetched")
         Device(root, report=reporter).update(repository(root))
-    told, systemd = (lambda: reporter.lost if reporter else 0), Systemd.of_environment()
+    systemd = Systemd.of_environment()
+
+    def told() -> int:
+        return reporter.lost if reporter else 0
+
     begun = time.monotonic()
     with ExitStack() as stack:
         server = stack.enter_context(Server(root, message=progress.message))

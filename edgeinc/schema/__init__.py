@@ -66,6 +66,7 @@ from edgeinc.schema._device import (
     Spent,
     State,
     UpdateChange,
+    UpdateDemoResult,
     Verdict,
 )
 from edgeinc.schema._document import (
@@ -258,6 +259,7 @@ __all__ = [
     "TaskScore",
     "UnionScore",
     "UpdateChange",
+    "UpdateDemoResult",
     "UpdateMeasure",
     "UpdatePlan",
     "UpdateResult",

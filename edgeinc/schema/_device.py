@@ -203,6 +203,31 @@ class ServeResult:
 
 
 @document
+class UpdateDemoResult:
+    """The story of `edgeinc demo-update`. `refused`: why the bad step was left; `serves`: the step.
+
+    `new_percent`: of a picture that the new class fills. `failures` is empty when all was met.
+    """
+
+    folder: str
+    frames: int
+    faults: int
+    fps: float
+    exchanges: tuple[Exchange, ...]
+    first_bytes: int
+    update_bytes: int
+    new_class: str
+    new_percent: float
+    refused: str
+    serves: int | None
+    video: str
+    picture: str
+    seconds: float
+    failures: tuple[str, ...] = field(default=())
+    schema_version: int = SCHEMA_VERSION
+
+
+@document
 class ProbeResult:
     """What a first run in a process of its own found.
 
