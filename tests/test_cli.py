@@ -86,7 +86,7 @@ def run_folder(tmp_path):
 def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
         *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "build"),
-        *("plan-update", "bench"),
+        *("plan-update", "bench", "publish"),
         *("device init", "device check", "device update", "device status", "device history"),
         *("device rollback", "device hold", "device verify"),
         *("report", "doctor", "ls", "show"),

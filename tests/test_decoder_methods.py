@@ -310,7 +310,7 @@ def test_exported_file_has_every_decoder_and_decides_as_the_network(exported):
 
 def test_structure_of_an_exported_file_depends_on_the_decoders_not_on_their_weights(run, exported):
     from edgeinc.deploy._graph import to_onnx
-    from edgeinc.deploy.topology import topology_sha256
+    from edgeinc.runtimes._topology import topology_sha256
 
     torch.manual_seed(1)
     other = create(run.name, [2, 2, 1], SMALL, decoders=[1, 2])

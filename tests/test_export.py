@@ -20,12 +20,12 @@ from edgeinc.data import open_dataset  # noqa: E402
 from edgeinc.deploy import export as module  # noqa: E402
 from edgeinc.deploy._graph import to_onnx  # noqa: E402
 from edgeinc.deploy.export import export, read_card  # noqa: E402
-from edgeinc.deploy.topology import topology_sha256  # noqa: E402
 from edgeinc.errors import EdgeincError, MissingError, UsageError  # noqa: E402
 from edgeinc.models import create  # noqa: E402
 from edgeinc.models._fold import fold_batch_norms  # noqa: E402
 from edgeinc.runs import create_run, sha256  # noqa: E402
 from edgeinc.runtimes import open_artifact  # noqa: E402
+from edgeinc.runtimes._topology import topology_sha256  # noqa: E402
 from edgeinc.schema import (  # noqa: E402
     ArtifactCard,
     ClassInfo,

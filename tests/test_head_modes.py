@@ -16,10 +16,10 @@ import edgeinc  # noqa: E402
 from edgeinc import registry  # noqa: E402
 from edgeinc.deploy._form import Form  # noqa: E402
 from edgeinc.deploy._graph import head_of, to_onnx  # noqa: E402
-from edgeinc.deploy.topology import topology_sha256  # noqa: E402
 from edgeinc.errors import EdgeincError, UsageError  # noqa: E402
 from edgeinc.models import create  # noqa: E402
 from edgeinc.runtimes._head import encode  # noqa: E402
+from edgeinc.runtimes._topology import topology_sha256  # noqa: E402
 
 SIZE = (64, 96)
 STEPS = ((3,), (3, 2), (3, 2, 1))

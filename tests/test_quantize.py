@@ -17,10 +17,10 @@ from edgeinc.deploy._form import Form  # noqa: E402
 from edgeinc.deploy._graph import head_of, to_onnx  # noqa: E402
 from edgeinc.deploy.export import read_card  # noqa: E402
 from edgeinc.deploy.quantize import first_that_passes, quantise  # noqa: E402
-from edgeinc.deploy.topology import topology_sha256  # noqa: E402
 from edgeinc.errors import DataError, MissingError, UsageError  # noqa: E402
 from edgeinc.models import create  # noqa: E402
 from edgeinc.runtimes import open_artifact  # noqa: E402
+from edgeinc.runtimes._topology import topology_sha256  # noqa: E402
 
 SIZE = (64, 96)
 CONVOLUTIONS = ("Conv", "ConvTranspose")

@@ -204,7 +204,7 @@ def test_distillation_is_the_mean_over_maps_with_their_factors():
 def test_a_finished_step_exports_as_the_plain_network():
     pytest.importorskip("onnxscript")
     from edgeinc.deploy._graph import to_onnx
-    from edgeinc.deploy.topology import topology_sha256
+    from edgeinc.runtimes._topology import topology_sha256
 
     old, model = network("erfnet").requires_grad_(False), network("erfnet")
     model.grow(NEW)

@@ -9,7 +9,7 @@ np = pytest.importorskip("numpy")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from edgeinc.deploy.topology import topology_sha256  # noqa: E402
+from edgeinc.runtimes._topology import topology_sha256  # noqa: E402
 
 
 def graph(*, weight=0.5, scale=2.0, shape=(1, 12), pads=(1, 1, 1, 1)):

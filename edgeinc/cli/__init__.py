@@ -58,6 +58,7 @@ for _module in (
     "info",
     "data",
     "protocol",
+    "publish",
     "repo",
     "device",
     "serve",

@@ -104,7 +104,7 @@ def init(
         made=None if keys is None else Path(keys),
         given=[_pair(text) for text in key or ()],
         threshold=threshold,
-        secret=_secret,
+        secret=ask_secret,
     )
     ui.result(
         result,
@@ -267,7 +267,7 @@ def rotate(
         given=key or (),
         threshold=threshold,
         model=model,
-        secret=_secret,
+        secret=ask_secret,
     )
     _changed(ui, result)
 
@@ -363,10 +363,10 @@ def _lines(result: RepoChange) -> Iterable[str]:
 def _signers(uris: list[str] | None) -> list[Any]:
     from edgeinc.update.keys import signers_of
 
-    return signers_of(uris or (), secret=_secret)
+    return signers_of(uris or (), secret=ask_secret)
 
 
-def _secret(name: str) -> str:
+def ask_secret(name: str) -> str:
     """The PIN of a token."""
     return getpass(f"{name}: ")
 

@@ -28,7 +28,6 @@ from edgeinc.deploy._probe import calibration_images, run_probe
 from edgeinc.deploy._recipe import engine_note, recipe_json, recipe_path, tensorrt_version
 from edgeinc.deploy.build import build, check
 from edgeinc.deploy.quantize import check_quantizer, first_that_passes, quantise
-from edgeinc.deploy.topology import body_sha256, topology_sha256
 from edgeinc.deploy.triton import write_model_repository
 from edgeinc.errors import MissingError, RunError, UsageError
 from edgeinc.progress import SILENT, Progress
@@ -38,6 +37,7 @@ from edgeinc.runtimes._card import card_path, read_card, to_metadata
 from edgeinc.runtimes._engine import sidecar_path
 from edgeinc.runtimes._golden import ask
 from edgeinc.runtimes._head import encode
+from edgeinc.runtimes._topology import body_sha256, topology_sha256
 from edgeinc.runtimes.torch import TorchSession
 from edgeinc.schema import (
     ArtifactCard,

@@ -117,6 +117,7 @@ from edgeinc.schema._plans import (
     ScenarioStep,
     Selection,
 )
+from edgeinc.schema._publish import Attempt, ChannelResult, PublishResult
 from edgeinc.schema._runs import (
     DataRef,
     Host,
@@ -155,6 +156,7 @@ __all__ = [
     "VOID",
     "Answer",
     "ArtifactCard",
+    "Attempt",
     "Background",
     "BenchChoice",
     "BenchComparison",
@@ -170,6 +172,7 @@ __all__ = [
     "BundleParent",
     "BundleScore",
     "Channel",
+    "ChannelResult",
     "Check",
     "ClassCount",
     "ClassInfo",
@@ -225,6 +228,7 @@ __all__ = [
     "Precision",
     "PredictResult",
     "ProbeResult",
+    "PublishResult",
     "Refit",
     "Refused",
     "RepoChange",

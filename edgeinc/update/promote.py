@@ -1,0 +1,212 @@
+"""Who gets which published step: what a fleet's operator signs.
+
+promote(Path("repo"), wish=Wish(percent=50.0), keys=["file:keys/teams", "file:keys/online"])
+promote(Path("repo"), step=0, wish=Wish(rollback=True), keys=[...])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from securesystemslib.signer import Signer
+
+from edgeinc.errors import UsageError
+from edgeinc.schema import Channel, ChannelResult, Manifest
+from edgeinc.update._signing import able
+from edgeinc.update._tree import Tree
+from edgeinc.update.keys import Secret, signers_of
+from edgeinc.update.manifest import write
+from edgeinc.update.releases import Release, channel_of, releases
+from edgeinc.update.repository import Repository
+from edgeinc.update.roles import channel_path, channel_role
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a fleet is asked. None leaves what is; for another step that is everyone, at once.
+
+    Attributes:
+        percent: Of the fleet.
+        paused: Whether devices wait.
+        revoke_below: No device may serve an older step.
+        rollback: Devices with a newer step shall go back.
+    """
+
+    percent: float | None = None
+    paused: bool | None = None
+    revoke_below: int | None = None
+    rollback: bool = False
+
+
+def promote(
+    folder: Path,
+    *,
+    keys: Iterable[str] = (),
+    fleet: str | None = None,
+    step: int | None = None,
+    site: str = "",
+    wish: Wish | None = None,
+    dry_run: bool = False,
+    secret: Secret | None = None,
+) -> ChannelResult:
+    """Change what a fleet is asked to serve, to a step that is published already.
+
+    Args:
+        folder: The repository.
+        keys: URIs of what signs: the fleet's key and the online ones.
+        fleet: Its name; None is the only one there is.
+        step: The step; None is the one it is asked for now.
+        site: The site that published the step; "" for the model's own.
+        wish: How it is asked.
+        dry_run: Do all but sign; needs no key.
+        secret: Asks for the PIN of a token.
+
+    Raises:
+        UsageError: No such fleet or step, a wish that cannot be, or a key is missing.
+        EdgeincError: The repository is damaged.
+    """
+    repository = Repository(folder)
+    name = fleet_of(repository, fleet)
+    if not name:
+        raise UsageError("there is no fleet to ask", hint="name one with --channel FLEET")
+    signers = [] if dry_run else signers_of(keys, secret=secret)
+    refuse_missing_keys(repository, [channel_role(name)], None if dry_run else signers)
+    now = channel_of(repository, name)
+    release = _release(repository, name, now, step, site)
+    channel = asked(now, name, release.manifest, wish or Wish())
+    channel = replace(channel, manifest=release.path, bundle_id=release.bundle_id)
+    path, content = channel_path(name), write(channel)
+    versions = {}
+    if not dry_run:
+        done = repository.add_targets(channel_role(name), {path: content}, signers=signers)
+        versions = done.versions
+    return ChannelResult(str(folder), path, channel, not dry_run, versions)
+
+
+def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel:
+    """The channel that asks for a step; where its manifest lies is filled in later.
+
+    Devices are drawn anew for every step, so that not always the same ones are the first.
+
+    Args:
+        now: What the fleet is asked for now.
+        fleet: Its name.
+        new: The manifest of the step.
+        wish: How.
+
+    Raises:
+        UsageError: The fleet has another model, the step is older or revoked, or the wish revokes
+            the step itself.
+    """
+    if now is not None and now.model != new.model:
+        raise UsageError(
+            f"fleet {fleet} has {now.model}, and this is {new.model}",
+            hint="name another fleet with --channel FLEET, or --no-channel",
+        )
+    same = now is not None and now.step == new.step
+    floor = now.revoke_below if now and wish.revoke_below is None else wish.revoke_below or 0
+    if new.step < floor:
+        raise UsageError(
+            f"step {new.step} is revoked: no device may serve one below step {floor}",
+            hint="offer a newer step, or a lower --revoke-below",
+        )
+    if now is not None and new.step < now.step and not wish.rollback:
+        raise UsageError(
+            f"step {new.step} is older than step {now.step}, which fleet {fleet} is asked for",
+            hint="add --rollback: devices then go back to it",
+        )
+    draft = now if now is not None and same else None
+    percent = 100.0 if draft is None else draft.percent
+    paused = False if draft is None else draft.paused
+    return Channel(
+        fleet=fleet,
+        model=new.model,
+        manifest="",
+        bundle_id="",
+        step=new.step,
+        percent=percent if wish.percent is None else wish.percent,
+        salt=f"{fleet} {new.model} {new.step}",
+        paused=paused if wish.paused is None else wish.paused,
+        revoke_below=floor,
+        rollback=wish.rollback or (draft is not None and draft.rollback),
+        updated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def fleet_of(repository: Repository, fleet: str | None) -> str:
+    """The fleet that was named, or the only one; "" stays that.
+
+    Raises:
+        UsageError: None was named and there is not exactly one.
+    """
+    if fleet is not None:
+        return fleet
+    names = [r.name.partition("-")[2] for r in repository.listing().roles if _is_channel(r.name)]
+    if len(names) != 1:
+        raise UsageError(
+            f"{repository.folder} has {len(names)} fleets: {', '.join(names) or 'none'}",
+            hint="name one with --channel FLEET; --no-channel asks none",
+        )
+    return names[0]
+
+
+def refuse_missing_keys(
+    repository: Repository, roles: Sequence[str], signers: Sequence[Signer] | None
+) -> None:
+    """Say before any work what could not be signed in the end.
+
+    Args:
+        repository: Where.
+        roles: Beside snapshot and timestamp.
+        signers: What was given; None where nothing will be signed and only the roles are looked up.
+
+    Raises:
+        UsageError: There is no such role, or keys are missing, with all that are.
+    """
+    published = Tree(repository.folder).read()
+    for role in roles:
+        published.delegator(role)
+    wanted = [*roles, "snapshot", "timestamp"]
+    missing = [r for r in wanted if signers is not None and not able(published, r, signers)]
+    if missing:
+        raise UsageError(
+            f"the keys of {', '.join(missing)} are missing",
+            hint="add --key URI for each, such as --key file:keys/teams --key file:keys/online; "
+            "`edgeinc repo ls` shows whose they are",
+        )
+
+
+def _release(
+    repository: Repository, fleet: str, now: Channel | None, step: int | None, site: str
+) -> Release:
+    model = now.model if now else _only_model(repository)
+    if step is None and now is None:
+        raise UsageError(
+            f"fleet {fleet} is asked for no step yet", hint="name a published one with --step N"
+        )
+    found = releases(repository, model, site=site)
+    for release in found:
+        if step is None and now is not None and release.bundle_id == now.bundle_id:
+            return release
+        if step == release.manifest.step and release.site == site:
+            return release
+    steps = ", ".join(str(r.manifest.step) for r in found if r.site == site) or "none"
+    wanted = now.step if step is None and now is not None else step
+    raise UsageError(f"step {wanted} of {model} is not published", hint=f"steps there are: {steps}")
+
+
+def _only_model(repository: Repository) -> str:
+    names = [r.name for r in repository.listing().roles if r.name.startswith("model-")]
+    if len(names) != 1:
+        raise UsageError(
+            f"{repository.folder} has {len(names)} models, and the fleet was asked for none yet",
+            hint="publish its first step from a run or an artifact",
+        )
+    return names[0].removeprefix("model-")
+
+
+def _is_channel(role: str) -> bool:
+    return role.startswith("channel-")
