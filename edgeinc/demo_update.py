@@ -32,7 +32,7 @@ from edgeinc.evaluation import predict_native
 from edgeinc.predict._pictures import encoded
 from edgeinc.predict._video import opened, writer
 from edgeinc.progress import SILENT, Progress
-from edgeinc.runtimes import open_artifact
+from edgeinc.runtimes import _golden, open_artifact
 from edgeinc.schema import DeviceConfig, Exchange, ServeResult, UpdateDemoResult, from_json
 from edgeinc.training import extend, train
 from edgeinc.update import ceremony, identity, journal, serving
@@ -43,13 +43,15 @@ from edgeinc.update.source import repository
 from edgeinc.update.status import status
 
 BASE, NEW = ("road", "building", "sky", "tree"), "car"
-SCENES, SIZE = 160, (96, 128)
-NETWORK = ("model.width=0.25", "model.dropout=0.1")
-EPOCHS = (12, 12)
+SCENES, SIZE = 200, (96, 128)
+NETWORK = ("model.width=0.375", "model.dropout=0.1")
+EPOCHS = (14, 20)
 """Of the base step and of the extension."""
-VIDEO_FRAMES, VIDEO_SIZE = 40, (192, 256)
+VIDEO_FRAMES, VIDEO_SIZE = 40, (240, 320)
 GATES = {"trial_seconds": 3.0, "trial_frames": 60}
 FLEET = "demo"
+SCORED = 16
+"""Scenes that a published file is scored on."""
 LEAST_NEW = 2.0
 """Percent of the picture that the new class must fill where most of it is to be seen."""
 PATIENCE_S = 120.0
@@ -79,8 +81,8 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
     video = _video(out / "street.mp4")
     ceremony.begin(repo, models=["erfnet"], fleets=[FLEET], made=out / "keys", given=())
     keys = [f"file:{out / 'keys'}"]
-    terms = Terms(unscored=True, gates=GATES)
-    publish(repo, files[0], keys=keys, terms=terms, progress=progress)
+    terms = Terms(gates=GATES)
+    publish(repo, files[0], keys=keys, terms=terms, limit=SCORED, progress=progress)
     with _offered(repo) as url:
         trust = (repo / "metadata" / "1.root.json").read_bytes()
         identity.init(
@@ -89,11 +91,12 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
         first = Device(root).update(repository(root))
         progress.message(f"the device {first.text}: {first.bytes:,} bytes fetched over HTTP")
         with _serving(root, video, out / "seen.mp4", progress) as end:
-            publish(repo, files[1], keys=keys, terms=terms, progress=progress)
+            publish(repo, files[1], keys=keys, terms=terms, limit=SCORED, progress=progress)
             _until(lambda: _step(root) == 1, "the device takes step 1", progress)
             taken = _bytes(root)
             bad = _constant(files[1], out / "run" / "constant.onnx")
-            publish(repo, bad, keys=keys, terms=terms, progress=progress)
+            unseen = Terms(gates=GATES, unscored=True)  # a score would have shown it
+            publish(repo, bad, keys=keys, terms=unseen, progress=progress)
             _until(lambda: _condemned(root) != "", "the device tries step 2", progress)
             told = status(root)
             found = end()
@@ -213,7 +216,10 @@ def _condemned(root: Path) -> str:
 
 
 def _constant(good: Path, path: Path) -> Path:
-    """A next step that was ruined in training: every weight is zero, so one class wins all."""
+    """A next step that was ruined in training: every weight is zero, so one class wins all.
+
+    It was exported as it is, so the probe finds what its export found; the frames tell.
+    """
     import onnx
 
     model = onnx.load(good)
@@ -221,9 +227,12 @@ def _constant(good: Path, path: Path) -> Path:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = np.zeros(tuple(tensor.dims), np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for entry in model.metadata_props:
-        if entry.key == "step":
-            entry.value = json.dumps(2)
+    entries = {p.key: p.value for p in model.metadata_props} | {"step": json.dumps(2)}
+    onnx.helper.set_model_props(model, entries)
+    onnx.save(model, path)
+    with open_artifact(path) as session:
+        golden = _golden.ask(session.run, session.size)
+    onnx.helper.set_model_props(model, entries | golden)
     onnx.save(model, path)
     return path
 
