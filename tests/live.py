@@ -130,13 +130,18 @@ class Fleet:
         )
         return bundle_id(content)
 
-    def install(self, place=None):
-        """Make the device, and let it take what is published."""
-        config = DeviceConfig(
-            device="pole-7", fleet="poles", model="erfnet",
-            repository=place or str(self.folder), provider="cpu",
+    def config(self):
+        return DeviceConfig(
+            device="pole-7", fleet="poles", model="erfnet", repository=str(self.folder),
+            provider="cpu",
         )  # fmt: skip
-        init(self.root, config, (self.folder / "metadata" / "1.root.json").read_bytes())
+
+    def trust(self):
+        return (self.folder / "metadata" / "1.root.json").read_bytes()
+
+    def install(self):
+        """Make the device, and let it take what is published."""
+        init(self.root, self.config(), self.trust())
         return self.update()
 
     def update(self, **how):

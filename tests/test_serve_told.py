@@ -22,14 +22,18 @@ pytest.importorskip("onnxruntime")
 
 from live import BASE, FRAMES, GROWN, QUICK, Fleet, network
 
+from edgeinc.cli import main as command_line
 from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.predict._video import opened, writer
 from edgeinc.schema import ServeResult, from_json
 from edgeinc.update import journal, serving
 from edgeinc.update.device import Device
+from edgeinc.update.identity import init
 from edgeinc.update.notify import Systemd
 from edgeinc.update.reports import Reporter
 from edgeinc.update.source import repository
 from edgeinc.update.status import status
+from edgeinc.update.watch import watch
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs signals and unix sockets")
 
@@ -76,6 +80,13 @@ def start():
     for process in started:
         process.kill()
         process.communicate()
+
+
+def main(words):
+    """The exit code of a command in this process."""
+    with pytest.raises(SystemExit) as end:
+        command_line(words)
+    return end.value.code or 0
 
 
 def until(done, seconds=30.0):
@@ -161,6 +172,80 @@ def test_an_agent_killed_in_a_trial_is_followed_by_one_that_ends_it(fleet, nets,
 
 
 # --------------------------------------------------------------------------- in this process
+
+
+def test_every_frame_of_a_video_is_answered_and_drawn(fleet, tmp_path, capsys):
+    with writer(tmp_path / "street.mp4", 10.0) as append:
+        for _ in range(25):
+            append(FRAMES[0])
+    out = tmp_path / "seen.mp4"
+    words = ["device", "run", str(tmp_path / "street.mp4"), "--out", str(out), "--json"]
+    assert main([*words, "--root", str(fleet.root)]) == 0
+    found = from_json(ServeResult, capsys.readouterr().out, source="stdout")
+    assert (found.frames, found.faults, found.step) == (25, 0, 1)
+    with opened(str(out)) as stream:
+        assert len(list(stream.frames)) == 25
+
+
+def test_every_image_of_a_folder_gets_its_picture(fleet, images, tmp_path):
+    words = ["device", "run", str(images), "--out", str(tmp_path / "seen")]
+    assert main([*words, "--root", str(fleet.root)]) == 0
+    assert len(list((tmp_path / "seen").iterdir())) == len(FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "code"),
+    [
+        (["gone.mp4"], "no such source: gone.mp4", 2),
+        (["IMAGES", "--report-url", "http://127.0.0.1/"], "--report-url tells", 2),
+        (["IMAGES", "--update-every", "0"], "--update-every 0", 2),
+        (["IMAGES", "--root", "EMPTY"], "EMPTY is no device", 2),
+    ],
+)
+def test_what_cannot_be_run_is_one_clear_line(fleet, images, tmp_path, capsys, words, line, code):
+    names = {"IMAGES": str(images), "EMPTY": str(tmp_path / "EMPTY")}
+    words = ["device", "run", "--root", str(fleet.root), *(names.get(w, w) for w in words)]
+    assert main(words) == code
+    said = capsys.readouterr().err.strip().splitlines()
+    assert line in said[0]
+    assert said[1].startswith("hint: ")
+    assert len(said) == 2
+
+
+def test_a_slot_that_is_damaged_ends_the_command_with_one_line(fleet, images, capsys):
+    next(fleet.root.glob("slots/*/model.onnx")).write_bytes(b"worn")
+    assert main(["device", "run", str(images), "--root", str(fleet.root)]) == 5
+    assert "error: the slot of step 1 is damaged: model.onnx is not" in capsys.readouterr().err
+
+
+def test_the_first_step_is_fetched_where_the_server_looks_for_updates(fleet, images, tmp_path):
+    shutil.rmtree(fleet.root)
+    init(fleet.root, fleet.config(), fleet.trust())
+    words = ["device", "run", str(images), "--root", str(fleet.root)]
+    assert main(words) == 2
+    assert main([*words, "--update-every", "60"]) == 0
+    assert status(fleet.root).served.step == 1
+
+
+def test_the_agent_outlives_every_error_and_says_each_once(fleet, nets):
+    said, stop = [], threading.Event()
+    fleet.publish(2, nets["grown"], count=4)
+    hidden = fleet.folder.rename(fleet.folder.with_name("away"))
+    agent = threading.Thread(
+        target=watch,
+        args=(fleet.root,),
+        kwargs={"every_s": 0.05, "stop": stop, "say": said.append},
+    )
+    agent.start()
+    until(lambda: len(said) == 1)
+    time.sleep(0.5)
+    hidden.rename(fleet.folder)
+    until(lambda: len(said) == 3)
+    stop.set()
+    agent.join(30)
+    assert not agent.is_alive()
+    assert said[0].startswith("refused (NETWORK)")
+    assert said[1:] == ["serves step 2", "step 2 is served, as the channel asks"]
 
 
 def test_nothing_is_said_where_nobody_listens(tmp_path):
