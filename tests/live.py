@@ -1,6 +1,8 @@
 """A real repository with real networks, and a device before it that serves them."""
 
 import hashlib
+import shutil
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ from devices import GATES, channel, sha
 from devices import bundle as described
 
 from edgeinc.runtimes import _golden
-from edgeinc.schema import ArtifactCard, Blob, BundleArtifact, ClassInfo, DeviceConfig
+from edgeinc.schema import ArtifactCard, Blob, BundleArtifact, ClassInfo, DeviceConfig, to_json
 from edgeinc.update import _zstd
 from edgeinc.update.device import Device
 from edgeinc.update.identity import init
@@ -143,6 +145,15 @@ class Fleet:
         """Make the device, and let it take what is published."""
         init(self.root, self.config(), self.trust())
         return self.update()
+
+    def copied(self, folder):
+        """The same repository and device in another folder."""
+        shutil.copytree(self.folder.parent, folder / "fleet", symlinks=True)
+        other = copy(self)
+        other.folder, other.root = folder / "fleet" / "repo", folder / "fleet" / "device"
+        other.repository = Repository(other.folder)
+        (other.root / "device.json").write_text(to_json(other.config()))
+        return other
 
     def update(self, **how):
         return Device(self.root).update(repository(self.root), **how)

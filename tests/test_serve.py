@@ -32,13 +32,18 @@ def nets():
     }
 
 
-@pytest.fixture
-def fleet(tmp_path, keys, nets):
-    """A device that serves step 1, which has three classes."""
-    fleet = Fleet(tmp_path, keys)
+@pytest.fixture(scope="module")
+def _installed(tmp_path_factory, keys, nets):
+    fleet = Fleet(tmp_path_factory.mktemp("installed"), keys)
     fleet.publish(1, nets["base"], count=3)
     fleet.install()
     return fleet
+
+
+@pytest.fixture
+def fleet(_installed, tmp_path):
+    """A device that serves step 1, which has three classes."""
+    return _installed.copied(tmp_path)
 
 
 def stream(server, done, *, frames=FRAMES):

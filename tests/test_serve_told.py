@@ -43,12 +43,18 @@ def nets():
     return {"base": network(BASE, step=1), "grown": network(GROWN, step=2)}
 
 
-@pytest.fixture
-def fleet(tmp_path, keys, nets):
-    fleet = Fleet(tmp_path, keys)
+@pytest.fixture(scope="module")
+def _installed(tmp_path_factory, keys, nets):
+    fleet = Fleet(tmp_path_factory.mktemp("installed"), keys)
     fleet.publish(1, nets["base"], count=3)
     fleet.install()
     return fleet
+
+
+@pytest.fixture
+def fleet(_installed, tmp_path):
+    """A device that serves step 1, which has three classes."""
+    return _installed.copied(tmp_path)
 
 
 @pytest.fixture
