@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 
 from edgeinc import draw
-from edgeinc.data import Image
+from edgeinc.data import Image, Mask
 from edgeinc.data._synth import synth
-from edgeinc.data.streets import render
+from edgeinc.data.streets import LABELS, render
 from edgeinc.deploy.export import export
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.evaluation import predict_native
@@ -52,8 +52,10 @@ GATES = {"trial_seconds": 3.0, "trial_frames": 60}
 FLEET = "demo"
 SCORED = 16
 """Scenes that a published file is scored on."""
-LEAST_NEW = 2.0
-"""Percent of the picture that the new class must fill where most of it is to be seen."""
+LEAST_NEW = 20.0
+"""IoU in percent that the new class must reach on the video."""
+LEAST_SHOWN = 0.02
+"""Share of the street that shows the new class best."""
 PATIENCE_S = 120.0
 _FOLDERS = ("scenes", "run", "keys", "repo", "device", "street.mp4", "seen.mp4", "before-after.png")
 
@@ -100,7 +102,7 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
             _until(lambda: _condemned(root) != "", "the device tries step 2", progress)
             told = status(root)
             found = end()
-    shown, share = _picture(out, video, files[1], found)
+    shown, new_iou = _picture(out, video, files[1], found)
     return UpdateDemoResult(
         folder=str(out),
         frames=found.frames,
@@ -110,13 +112,13 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
         first_bytes=first.bytes,
         update_bytes=taken,
         new_class=NEW,
-        new_percent=share,
+        new_iou=new_iou,
         refused=_condemned(root),
         serves=told.served.step if told.served else None,
         video=str(out / "seen.mp4"),
         picture=str(shown),
         seconds=round(perf_counter() - start, 1),
-        failures=_failures(found, share, _count(out / "seen.mp4")),
+        failures=_failures(found, new_iou, _count(out / "seen.mp4")),
     )
 
 
@@ -144,8 +146,12 @@ def _video(path: Path) -> Path:
     """A street per frame: nothing of it was trained on."""
     with writer(path, 10.0) as append:
         for i in range(VIDEO_FRAMES):
-            append(render(50_000_000 + i, VIDEO_SIZE)[0])
+            append(_street(i)[0])
     return path
+
+
+def _street(i: int) -> tuple[Image, Mask]:
+    return render(50_000_000 + i, VIDEO_SIZE)
 
 
 @contextmanager
@@ -241,24 +247,28 @@ def _picture(out: Path, video: Path, artifact: Path, found: ServeResult) -> tupl
     """The same street before and after the exchange, from the video that the device wrote.
 
     Returns:
-        The picture, and how many percent of it the new class fills by the new step.
+        The picture, of the street on which the new class is found best, and the IoU of that class
+        over the whole video in percent.
     """
-    path = out / "before-after.png"
+    path, label = out / "before-after.png", next(x.id for x in LABELS if x.name == NEW)
+    both, either = np.zeros(VIDEO_FRAMES), np.zeros(VIDEO_FRAMES)
     with opened(str(video)) as stream, open_artifact(artifact) as session:
         classes = session.table.classes
         new = next(c.id for c in classes if c.name == NEW)
-        shares = [100 * float((predict_native(session, f) == new).mean()) for f in stream.frames]
-    best, exchange = int(np.argmax(shares)), _first(found.exchanges)
-    length = len(shares)
-    last = max((i for i in range(exchange.frame) if i % length == best), default=best)
-    after = next(i for i in range(exchange.frame, exchange.frame + length) if i % length == best)
-    shown = _frames(out / "seen.mp4", (last, after))
+        for i, frame in enumerate(stream.frames):
+            truth, seen = _street(i)[1] == label, predict_native(session, frame) == new
+            both[i], either[i] = (truth & seen).sum(), (truth | seen).sum()
+    large = np.where(either > LEAST_SHOWN * np.prod(VIDEO_SIZE), both / np.maximum(either, 1), 0)
+    best, exchange = int(large.argmax()), _first(found.exchanges)
+    before = max((i for i in range(exchange.frame) if i % VIDEO_FRAMES == best), default=best)
+    after = exchange.frame + (best - exchange.frame) % VIDEO_FRAMES
+    shown = _frames(out / "seen.mp4", (before, after))
     legend = draw.legend([c.name for c in classes], [c.color for c in classes], width=2 * 512)
     sheet = draw.contact_sheet(
         [shown], titles=["before the update", "after"], footer=legend, cell_width=512
     )
     path.write_bytes(encoded(sheet, ".png"))
-    return path, shares[best]
+    return path, float(100 * both.sum() / max(1, either.sum()))
 
 
 def _first(exchanges: Sequence[Exchange]) -> Exchange:
@@ -280,7 +290,7 @@ def _count(video: Path) -> int:
         capture.release()
 
 
-def _failures(found: ServeResult, share: float, drawn: int) -> tuple[str, ...]:
+def _failures(found: ServeResult, new_iou: float, drawn: int) -> tuple[str, ...]:
     failed = []
     if found.faults or drawn != found.frames:
         failed.append(f"{found.faults} frames without an answer, {drawn} of {found.frames} drawn")
@@ -288,6 +298,6 @@ def _failures(found: ServeResult, share: float, drawn: int) -> tuple[str, ...]:
         failed.append("the device did not take step 1 and refuse step 2 in its trial")
     if found.step != 1:
         failed.append(f"step {found.step} was served last, and not step 1")
-    if share < LEAST_NEW:
-        failed.append(f"{NEW} fills {share:.1f} % of the picture, below {LEAST_NEW:g} %")
+    if new_iou < LEAST_NEW:
+        failed.append(f"{NEW} has IoU {new_iou:.1f} on the video, below {LEAST_NEW:g}")
     return tuple(failed)

@@ -200,7 +200,7 @@ def demo_update(
             ("first step", f"{found.first_bytes:,} bytes"),
             ("its update", f"{found.update_bytes:,} bytes"),
             *(("exchange", _exchange(e)) for e in found.exchanges),
-            ("new class", f"{found.new_class} fills {found.new_percent:.1f} % of the picture"),
+            ("new class", f"{found.new_class}, IoU {found.new_iou:.1f} on the video"),
             ("bad step", found.refused),
             ("serves", f"step {found.serves}"),
             ("video", found.video),

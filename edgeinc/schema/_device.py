@@ -206,7 +206,7 @@ class ServeResult:
 class UpdateDemoResult:
     """The story of `edgeinc demo-update`. `refused`: why the bad step was left; `serves`: the step.
 
-    `new_percent`: of a picture that the new class fills. `failures` is empty when all was met.
+    `new_iou`: of the new class on the video, percent. `failures` is empty when all was met.
     """
 
     folder: str
@@ -217,7 +217,7 @@ class UpdateDemoResult:
     first_bytes: int
     update_bytes: int
     new_class: str
-    new_percent: float
+    new_iou: float
     refused: str
     serves: int | None
     video: str
