@@ -51,7 +51,7 @@ VIDEO_FRAMES, VIDEO_SIZE = 40, (240, 320)
 GATES = {"trial_seconds": 3.0, "trial_frames": 60}
 FLEET = "demo"
 SCORED = 16
-"""Scenes that a published file is scored on."""
+"""Scenes that an exported and a published file are scored on."""
 LEAST_NEW = 20.0
 """IoU in percent that the new class must reach on the video."""
 LEAST_SHOWN = 0.02
@@ -139,7 +139,10 @@ def _trained(data: Path, run: Path, progress: Progress) -> list[Path]:
         progress=progress,
     )
     extend(run, new_classes=[NEW], epochs=EPOCHS[1], progress=progress)
-    return [Path(export(run, step=s, head="dynamic", progress=progress).path) for s in (0, 1)]
+    return [
+        Path(export(run, step=s, head="dynamic", limit=SCORED, progress=progress).path)
+        for s in (0, 1)
+    ]
 
 
 def _video(path: Path) -> Path:
