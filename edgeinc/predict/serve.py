@@ -9,6 +9,7 @@ the model; READY=1 and WATCHDOG=1 come from this loop alone.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from edgeinc.update.server import Answer, Server
 from edgeinc.update.source import repository
 from edgeinc.update.watch import watch
 
+_log = logging.getLogger(__name__)
 Named = Iterator[tuple[str, Image]]
 Write = Callable[[Image, Answer, str], None]
 
@@ -72,7 +74,8 @@ def serve(
         MissingError: Runtime, accelerator, camera or `edgeinc[metrics]` is not here; or the camera
             gives no more images.
         Refusal: Nothing sound is installed, or the first update was refused.
-        EdgeincError: Too many frames failed one after the other, or a file cannot be written.
+        EdgeincError: Too many frames failed one after the other, or no MP4 can be written.
+        OSError: A picture, or the first metrics, cannot be written.
     """
     kind = _kind(source)
     if out is not None:
@@ -165,7 +168,14 @@ def _metrics(
     if file is None:
         return None
     shown.write(file, at_once=True)
-    return lambda: shown.write(file)
+
+    def write() -> None:
+        try:
+            shown.write(file)
+        except OSError as err:  # a full disk is no reason to stop serving
+            _log.warning("metrics were not written: %s", err)
+
+    return write
 
 
 @contextmanager
