@@ -155,7 +155,7 @@ def test_a_device_goes_from_step_to_step_by_a_delta_to_the_bytes_that_were_score
     shutil.rmtree(root)
     assert update(new_device(place)).way == "full"
     assert served(root).read_bytes() == content
-    assert verify(str(place / "repo")).targets == 5
+    assert verify(str(place / "repo")).targets == 6
 
 
 def test_a_classifier_costs_kilobytes_also_after_a_lossy_step_and_from_older_ones(
@@ -427,7 +427,7 @@ def test_the_command_publishes_and_changes_the_channel(run, place, street_data, 
 
 def test_a_step_that_was_not_exported_says_how(base_run, place):
     with pytest.raises(EdgeincError, match=r"step 0 of .* was not exported") as caught:
-        put(place, Path(base_run))
+        put(place, Path(base_run) / "step-0")
     assert "edgeinc export" in caught.value.hint
 
 

@@ -34,7 +34,7 @@ _GATES: dict[str, Callable[[str], object]] = {
     "publish",
     panel=SHIP,
     examples=[
-        "edgeinc publish runs/full --repo repo --key file:keys/teams --key file:keys/online",
+        "edgeinc publish runs/full --repo repo --key file:keys --percent 10",
         "edgeinc publish --repo repo --dry-run",
         "edgeinc publish --repo repo --percent 50 --key file:keys",
         "edgeinc publish --repo repo --step 0 --rollback --key file:keys",

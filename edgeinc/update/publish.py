@@ -208,25 +208,26 @@ def publish(
 
 
 def exported_file(target: Path) -> Path:
-    """The file itself, or the newest one that was exported of a run's newest step.
+    """The file itself, or the newest one that was exported of a run's newest step or of RUN/step-N.
 
     Raises:
         UsageError: There is none, or it is not an .onnx file.
     """
-    if not (target / "run.json").is_file():
-        if target.suffix != ".onnx" or not target.is_file():
-            raise UsageError(
-                f"{target} is neither a run nor an exported .onnx file", hint="check the path"
-            )
+    if target.suffix == ".onnx" and target.is_file():
         return target
-    step = open_run(target).step().index
-    files = sorted(
-        (target / "export").glob(f"step-{step}.*.onnx"), key=lambda file: file.stat().st_mtime
-    )
+    run, number = target, None
+    if target.name.removeprefix("step-").isdigit() and target.is_dir():
+        run, number = target.parent, int(target.name.removeprefix("step-"))
+    if not (run / "run.json").is_file():
+        raise UsageError(
+            f"{target} is neither a run nor an exported .onnx file", hint="check the path"
+        )
+    step = open_run(run).step(number).index
+    files = sorted((run / "export").glob(f"step-{step}.*.onnx"), key=lambda f: f.stat().st_mtime)
     if not files:
         raise UsageError(
-            f"step {step} of {target} was not exported",
-            hint=f"edgeinc export {target} --head dynamic",
+            f"step {step} of {run} was not exported",
+            hint=f"edgeinc export {run} --step {step} --head dynamic",
         )
     return files[-1]
 
@@ -372,7 +373,8 @@ def _data_free(method: str, step: int) -> bool:
 def _moved(old: bytes, new: bytes) -> str:
     """The parts of the network whose weights differ, `all` where none stayed."""
     before = {t.name: old[t.offset : t.offset + t.length] for t in split(old).tensors}
-    tensors = [t for t in split(new).tensors if t.dtype.kind == "f" or t.dtype.itemsize == 1]
+    # Names of weights have a part before a dot; what has none is a constant of the graph.
+    tensors = [t for t in split(new).tensors if "." in t.name]
     moved = {
         t.name.split(".")[0]
         for t in tensors
