@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tests test-slow test-gpu tensorrt lint types fix bench-camvid bench-train build clean
+.PHONY: help demo demo-update test tests test-slow test-gpu tensorrt lint types fix bench-camvid bench-train build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## train, extend, export and compare on generated images, on the CPU
 	$(BIN)/edgeinc demo
+
+demo-update: $(READY) ## publish steps to a device that serves a video: one is taken, a bad one is not
+	$(BIN)/edgeinc demo-update
 
 test: lint types tests ## the whole gate: style, types, layers, tests
 

@@ -85,10 +85,21 @@ def run_folder(tmp_path):
 
 def test_the_commands_are_those_that_were_promised():
     assert {" ".join(words) for words in COMMANDS} == {
-        *("demo", "train", "extend", "import", "invert", "eval", "predict", "export", "build"),
+        *(
+            "demo",
+            "demo-update",
+            "train",
+            "extend",
+            "import",
+            "invert",
+            "eval",
+            "predict",
+            "export",
+            "build",
+        ),
         *("plan-update", "bench", "publish"),
         *("device init", "device check", "device update", "device status", "device history"),
-        *("device rollback", "device hold", "device verify"),
+        *("device rollback", "device hold", "device verify", "device run", "device watch"),
         *("report", "doctor", "ls", "show"),
         *("data ls", "data info", "data check", "data preview", "data synth"),
         *("data convert", "data split"),

@@ -7,7 +7,10 @@ LIGHT = [
     "edgeinc.cli",
     "edgeinc.config",
     "edgeinc.data",
+    "edgeinc.predict.serve",
     "edgeinc.update.device",
+    "edgeinc.update.reports",
+    "edgeinc.update.server",
     "edgeinc.update.source",
     "edgeinc.update.status",
     "edgeinc.doctor",
@@ -26,6 +29,7 @@ LIGHT = [
     "edgeinc.update.fetch",
     "edgeinc.update.serving_files",
     "edgeinc.update.verify",
+    "edgeinc.update.watch",
 ]
 HEAVY = ["torch", "onnx", "onnxruntime", "onnxscript", "tensorrt", "tensorrt_rtx", "openvino"]
 BASE = {"without": ["torch", "onnx", "onnxscript", "onnxruntime"]}

@@ -96,9 +96,26 @@ def test_the_cheapest_way_is_taken_and_answers_as_a_session_of_its_own(
         assert session.table == fresh.table
         if way != "nothing":
             assert result.golden_percent == 100
+            assert np.array_equal(session.run_before(images), before)
             session.rollback()
             assert np.array_equal(session.run(images), before)
             assert session.path == old
+
+
+def test_the_exchange_waits_until_its_caller_lets_go(files, images):
+    with open_artifact(files / "0-dynamic.onnx") as session:
+        between = threading.Lock()
+        with between:
+            thread = threading.Thread(
+                target=lambda: session.update(files / "2-dynamic.onnx", between=between)
+            )
+            thread.start()
+            sleep(0.5)
+            assert session.step == 0  # ready since long
+            with pytest.raises(UsageError):
+                session.run_before(images)
+        thread.join(30)
+        assert session.step == 2
 
 
 def test_a_plan_counts_what_has_to_travel(files):

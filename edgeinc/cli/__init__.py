@@ -62,6 +62,7 @@ for _module in (
     "repo",
     "offer",
     "device",
+    "serve",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
 app.add_typer(data_app, name="data", rich_help_panel=INFORMATION)

@@ -48,7 +48,7 @@ data_app = typer.Typer(
     context_settings=HELP,
 )
 device_app = typer.Typer(
-    help="Take updates on this device: init, check, update, status, history, rollback, hold.",
+    help="Serve on this device and take updates: init, run, update, watch, status and more.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings=HELP,

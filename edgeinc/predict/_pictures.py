@@ -88,7 +88,7 @@ def picture(
     if len(views) == 2:
         titles = [f"{word}: {text}" for word, text in zip(("before", "after"), titles, strict=True)]
     if corner:
-        panels[-1] = _stamped(panels[-1], corner)
+        panels[-1] = stamped(panels[-1], corner)
     if save == "side-by-side":
         panels, titles = [image, *panels], ["image", *titles]
     width = image.shape[1]
@@ -149,7 +149,7 @@ def _stacked(upper: Picture, lower: Picture) -> Picture:
     return np.concatenate(parts)
 
 
-def _stamped(panel: Picture, text: str) -> Picture:
+def stamped(panel: Picture, text: str) -> Picture:
     """A copy with white text on a dark box in its top left corner."""
     scale = max(0.5, panel.shape[0] / 900)
     thickness = max(1, round(scale))

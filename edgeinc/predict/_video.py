@@ -32,7 +32,7 @@ _WINDOW = 30
 """Frames that the speed in the corner is averaged over."""
 
 
-class _Stream(NamedTuple):
+class Stream(NamedTuple):
     """An opened source: frames per second, and how many frames it announces (None: endless)."""
 
     frames: Iterator[Image]
@@ -59,8 +59,8 @@ def predict_video(
     stopped = False
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
-        _opened(source) as stream,
-        _writer(out, stream.fps) as write,
+        opened(source) as stream,
+        writer(out, stream.fps) as write,
         progress.task("predict", total=stream.total, unit="frame") as task,
     ):
         try:
@@ -87,7 +87,13 @@ def predict_video(
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[_Stream]:
+def opened(source: str) -> Iterator[Stream]:
+    """The frames of a video, or of a camera where the source is its number.
+
+    Raises:
+        DataError: The video cannot be read.
+        MissingError: There is no such camera.
+    """
     camera = source.isdecimal() and not Path(source).exists()
     capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(source)
     try:
@@ -102,7 +108,7 @@ def _opened(source: str) -> Iterator[_Stream]:
         known_fps = math.isfinite(fps) and 0 < fps <= 1000
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         total = None if camera else max(0, count)
-        yield _Stream(_frames(capture), fps if known_fps else _DEFAULT_FPS, total)
+        yield Stream(_frames(capture), fps if known_fps else _DEFAULT_FPS, total)
     finally:
         capture.release()
 
@@ -116,33 +122,33 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[Image]:
 
 
 @contextmanager
-def _writer(out: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
+def writer(out: Path, fps: float) -> Iterator[Callable[[Picture], None]]:
     """A function that appends a picture; the file is named `out` when the block ends well."""
     part = out.with_name(f".{out.stem}.{os.getpid()}.part.mp4")
-    opened: list[cv2.VideoWriter] = []
+    files: list[cv2.VideoWriter] = []
 
     def write(frame: Picture) -> None:
         # The codec drops the last row or column of an odd size, so it is given an even one.
         height, width = (side + side % 2 for side in frame.shape[:2])
-        if not opened:
+        if not files:
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            opened.append(cv2.VideoWriter(str(part), code, fps, (width, height)))
-            if not opened[0].isOpened():
+            files.append(cv2.VideoWriter(str(part), code, fps, (width, height)))
+            if not files[0].isOpened():
                 raise EdgeincError(
                     f"cannot write {out}: this OpenCV has no mp4v encoder, or the folder is full",
                     hint="free some space, or install opencv-python-headless from PyPI",
                 )
         padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
-        opened[0].write(np.pad(frame, padding, constant_values=255)[..., ::-1])
+        files[0].write(np.pad(frame, padding, constant_values=255)[..., ::-1])
 
     try:
         yield write
-        for writer in opened:
-            writer.release()
+        for file in files:
+            file.release()
         part.replace(out)
     finally:
-        for writer in opened:
-            writer.release()
+        for file in files:
+            file.release()
         part.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,7 +122,13 @@ class Session(ABC):
         """
         return None
 
-    def update(self, path: str | os.PathLike[str], *, at_most: Way = "reload") -> UpdateResult:
+    def update(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        at_most: Way = "reload",
+        between: AbstractContextManager[object] | None = None,
+    ) -> UpdateResult:
         """Serve another file from the next call on, by the cheapest way there is.
 
         Calls in other threads go on meanwhile; each is computed by the old file or by the new one.
@@ -129,6 +136,8 @@ class Session(ABC):
         Args:
             path: The new file; sizes, batch and kind of answer are those of the old one.
             at_most: The dearest way that is allowed.
+            between: Held during the exchange itself, for a caller who wants to know between which
+                two of its calls that was; None waits for nobody.
 
         Raises:
             UpdateError: The file was refused; the old one still serves.
@@ -147,6 +156,14 @@ class Session(ABC):
             UsageError: There was no update.
         """
         raise UsageError("there is nothing to go back to", hint="no update was made")
+
+    def run_before(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """What was served before the newest update answers to a batch; see `run`.
+
+        Raises:
+            UsageError: There was no update, or the images have another shape or type.
+        """
+        raise UsageError("there is nothing to compare with", hint="no update was made")
 
     def close(self) -> None:
         """Release what the session holds."""

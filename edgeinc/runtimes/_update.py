@@ -15,6 +15,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -199,7 +200,13 @@ class Updatable(Session):
         self.precision, self.step, self.table = card.precision, card.step, card.table
         self.path, self.sha256 = candidate.path, card.sha256
 
-    def update(self, path: str | os.PathLike[str], *, at_most: Way = "reload") -> UpdateResult:
+    def update(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        at_most: Way = "reload",
+        between: AbstractContextManager[object] | None = None,
+    ) -> UpdateResult:
         """Serve another file, by the cheapest way; see `Session.update`."""
         start = perf_counter()
         with self._exchange:
@@ -224,11 +231,13 @@ class Updatable(Session):
                 raise UpdateError(err.message, hint=err.hint) from err
             golden = self._right(live, new)
             ready = perf_counter()
-            before = (self._live, self._candidate)
-            self._serve(live, new)
-            end = perf_counter()
-            self._before = before
-        return UpdateResult(plan, 1000 * (ready - start), 1000 * (end - ready), golden)
+            with between or nullcontext():
+                switch = perf_counter()
+                before = (self._live, self._candidate)
+                self._serve(live, new)
+                self._before = before
+                end = perf_counter()
+        return UpdateResult(plan, 1000 * (ready - start), 1000 * (end - switch), golden)
 
     def rollback(self) -> None:
         """Serve again what was served before the newest update; see `Session.rollback`."""
@@ -237,6 +246,13 @@ class Updatable(Session):
                 raise UsageError("there is nothing to go back to", hint="no update was made")
             before, self._before = self._before, (self._live, self._candidate)
             self._serve(*before)
+
+    def run_before(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """What was served before the newest update answers; see `Session.run_before`."""
+        if self._before is None:
+            return super().run_before(images)
+        self.check(images)
+        return self._answered(self._before[0], images)
 
     def _right(self, live: Any, new: Candidate) -> float | None:
         """Percent of the golden answer that is right; None where the file has none."""

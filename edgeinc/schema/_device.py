@@ -10,10 +10,11 @@ from typing import Literal
 
 from edgeinc.schema._document import SCHEMA_VERSION, document
 from edgeinc.schema._trust import Floor
+from edgeinc.schema._updates import Way
 
 Verdict = Literal["good", "bad", "interrupted"]
 """Of a probe or a trial. `interrupted`: something else ended it, so it says nothing."""
-ServingVerdict = Literal["none", "good", "bad"]
+ServingVerdict = Literal["none", "good", "bad", "interrupted"]
 """Of a trial that the server judges; `none`: not yet."""
 SlotRole = Literal["current", "previous", "trial", "spare"]
 """`spare`: nothing needs it; the next change removes it."""
@@ -158,6 +159,70 @@ class Serving:
     frames: int
     faults: int
     p95_ms: float | None
+    schema_version: int = SCHEMA_VERSION
+
+
+@document
+class Exchange:
+    """A bundle that took the place of another between two frames.
+
+    `frame`: how many were answered before it; `gap_ms`: from the last answer of the old bundle to
+    the first of the new one; `usual_ms`: median from answer to answer before; `longest_ms`: the
+    longest from answer to answer while it was loaded beside; `verdict` and `why`: of its trial,
+    `none` where it had none or did not end.
+    """
+
+    step: int
+    was_step: int
+    way: Way
+    frame: int
+    ready_ms: float
+    gap_ms: float
+    usual_ms: float | None
+    longest_ms: float
+    verdict: ServingVerdict
+    why: str
+
+
+@document
+class ServeResult:
+    """What `device run` served. `faults`: frames without an answer; `fps`: frames per second."""
+
+    root: str
+    source: str
+    out: str
+    step: int
+    frames: int
+    faults: int
+    fps: float
+    p95_ms: float | None
+    exchanges: tuple[Exchange, ...]
+    reports_lost: int
+    schema_version: int = SCHEMA_VERSION
+
+
+@document
+class UpdateDemoResult:
+    """The story of `edgeinc demo-update`. `refused`: why the bad step was left; `serves`: the step.
+
+    `new_iou`: of the new class on the video, percent. `failures` is empty when all was met.
+    """
+
+    folder: str
+    frames: int
+    faults: int
+    fps: float
+    exchanges: tuple[Exchange, ...]
+    first_bytes: int
+    update_bytes: int
+    new_class: str
+    new_iou: float
+    refused: str
+    serves: int | None
+    video: str
+    picture: str
+    seconds: float
+    failures: tuple[str, ...] = field(default=())
     schema_version: int = SCHEMA_VERSION
 
 
