@@ -26,7 +26,7 @@ demo-update: $(READY) ## publish steps to a device that serves a video: one is t
 test: lint types tests ## the whole gate: style, types, layers, tests
 
 tests: $(READY) ## the tests alone
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/pytest -m slow --timeout 3600

@@ -25,6 +25,15 @@ from trust_parts import (  # noqa: F401  # fixtures of several files
 REPOSITORY = Path(__file__).parents[1]
 
 
+LONG = ("test_demo.py", "test_readme.py", "test_your_own_data.py", "test_crashes.py")
+"""Files of few tests that take long: begun last, one worker would end them alone."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files; the order is otherwise as it was."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_configure():
     """Give every worker of pytest-xdist one core.
 
