@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from devices import CHANNEL, GATES, SIZE, brightest, bundle, channel, network
+from devices import CHANNEL, GATES, bundle, channel
+from networks import SIZE, brightest, network
 
 from edgeinc.cli import main
 from edgeinc.runtimes import _golden
