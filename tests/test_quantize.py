@@ -189,16 +189,24 @@ def test_an_excluded_layer_is_float_whatever_its_neighbours_are(graphs, int8, ta
     assert noise[0] < noise[1]
 
 
-def test_tensorrt_parses_and_builds_what_is_made_for_it(int8):
+@pytest.mark.parametrize("name", ["erfnet", "bisenet"])
+@pytest.mark.parametrize("head", ["static", "capacity", "dynamic"])
+def test_tensorrt_parses_and_builds_what_is_made_for_it(int8, name, head):
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    graph = int8(target="tensorrt").graph()
+    graph = int8(name, head, "tensorrt").graph()
     del graph.graph.output[1]
     assert parser.parse(graph.SerializeToString()), parser.get_error(0)
     config = builder.create_builder_config()
+    if head == "dynamic":
+        profile = builder.create_optimization_profile()
+        for taken in list(graph.graph.input)[1:]:
+            inner = [d.dim_value for d in taken.type.tensor_type.shape.dim][1:]
+            profile.set_shape(taken.name, *((rows, *inner) for rows in (2, 5, 255)))
+        config.add_optimization_profile(profile)
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     assert builder.build_serialized_network(network, config) is not None
