@@ -18,6 +18,7 @@ def short(monkeypatch):
     monkeypatch.setattr(story, "SCENES", 25)
     monkeypatch.setattr(story, "SIZE", (64, 96))
     monkeypatch.setattr(story, "EPOCHS", (1, 1))
+    monkeypatch.setattr(story, "TIMED_S", (0.1, 0.1))
     monkeypatch.setattr(story, "NETWORK", ("model.width=0.125",))
 
 
