@@ -25,6 +25,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "openvino",
     "nncf",
+    "prometheus-client",
     "pycocotools",
     "safetensors",
 )

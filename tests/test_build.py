@@ -17,6 +17,7 @@ from engines import (
     write_artifact,
 )
 
+from edgeinc.child import Killed
 from edgeinc.deploy.build import build, check
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.runs import sha256
@@ -202,7 +203,7 @@ def test_timings_that_are_damaged_are_replaced(artifact, machine, tmp_path):
         ({"gpus": 0}, MissingError, "no CUDA GPU"),
         ({"build": "Could not find any implementation for node"}, EdgeincError, "any impl"),
         ({"build": "OutOfMemory: requested 3 GB"}, EdgeincError, "requested 3 GB"),
-        ({"die": int(signal.SIGKILL)}, EdgeincError, "killed.*memory ran out"),
+        ({"die": int(signal.SIGKILL)}, Killed, "killed.*memory ran out"),
         ({"die": int(signal.SIGSEGV)}, EdgeincError, "SIGSEGV.*about to go"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -217,7 +218,7 @@ def test_a_build_that_fails_is_one_clear_line_and_leaves_nothing(
     machine("10.16.1", **settings)
     with pytest.raises(kind, match=words) as caught:
         build(artifact)
-    assert caught.value.exit_code == kind.exit_code
+    assert type(caught.value) is kind
     assert caught.value.hint
     assert "\n" not in caught.value.message
     assert sorted(p.name for p in artifact.parent.iterdir()) == [

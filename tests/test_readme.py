@@ -99,6 +99,7 @@ def test_tables_are_made_from_the_committed_results():
         text = page.read_text(encoding="utf-8")
         assert "<!-- table:" in text
         assert script["with_tables"](text) == text
+    assert README.read_text(encoding="utf-8").count("<!-- table:") == 3
 
 
 def test_links_and_pictures_exist():
