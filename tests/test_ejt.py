@@ -21,7 +21,8 @@ NETWORKS = ("erfnet", "bisenet")
 
 def ejt(first=OLD, classes=CLASSES, background="none", memory=None, **context):
     plugin = registry.load("methods", "ejt")
-    context = StepContext(first, classes, background, None, memory or {}, **context)
+    context = {"class_weights": None, **context}
+    context = StepContext(first, classes, background, memory=memory or {}, **context)
     return plugin(plugin.Config(), context)
 
 
@@ -101,6 +102,27 @@ def test_the_gradient_is_that_of_its_formula():
     share = target / target.sum()
     by_hand = share.sum(1, keepdim=True) * z.detach().softmax(1) - share
     torch.testing.assert_close(z.grad, by_hand, rtol=1e-4, atol=1e-6)  # computed in float32
+
+
+def test_weights_are_not_applied_twice():
+    """The weighted answer to what the old network believes is the best there is to learn.
+
+    P is true; weights w' made the old network answer w' P. With weights w the loss is smallest,
+    its gradient zero, where the new one answers w P, whatever w' was.
+    """
+    true, before, now = torch.tensor([[0.7, 0.2, 0.1], [1.0, 4.0, 9.0], [2.0, 3.0, 8.0]])
+    answers = (before * true).log().view(1, OLD, 1, 1)
+    best = torch.cat([(now * true).log(), torch.full((NEW,), -40.0)])
+    logits = best.view(1, CLASSES, 1, 1).requires_grad_()
+    labels = torch.full((1, 1, 1), VOID)
+    for weights, at_rest in ((before, True), (None, False)):
+        kept = {} if weights is None else {"class_weights": weights}
+        method = ejt(memory=kept, class_weights=torch.cat([now, torch.ones(NEW)]))
+        method.begin(network("erfnet", [OLD, NEW]), network("erfnet", [OLD]))
+        method.ready({})
+        loss = method.terms(Output(logits), labels, Output(answers))["ce"]
+        (slope,) = torch.autograd.grad(loss, logits)
+        assert (float(slope.abs().max()) < 1e-6) is at_rest
 
 
 # ------------------------------------------------------------------------------ unknown

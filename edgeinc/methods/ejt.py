@@ -7,10 +7,13 @@ measurements: docs/ejt.md.
 
     L   = sum_i sum_c w_c t_ic (-log p_ic) / sum_i sum_c w_c t_ic  +  L_u
     t_i = one-hot of the label           where it is a new class
-          (1 - u'_i) q_i                 elsewhere
+          (1 - u'_i) b_i                 elsewhere
+    b_i = q_i / w', normalised
     L_u = mean over pixels of BCE(u_i, 0 where the label is a new class, else u'_i)
 
-q is the previous network's softmax over the old classes, u' its probability of unknown. What has no
+q is the previous network's softmax over the old classes, u' its probability of unknown, w' the
+weights it was trained with: weighted cross-entropy makes a softmax w' times too sure of rare
+classes, so b is what it believes. What has no
 new label is no new class: people label new images completely for what is new. So what is left is an
 old class or nothing that has a name, which joint training would leave out as void. With t from
 labels alone L is the weighted cross-entropy of joint training; here it is the expectation over what
@@ -72,6 +75,7 @@ class EJT(Method):
         self._unknown: Any = nn.ModuleList()
         self._believed: Any = nn.ModuleList()
         self._weights: Tensor | None = None
+        self._learned_with: Tensor | None = context.memory.get("class_weights")
 
     def begin(self, model: Model, old: Model | None) -> None:
         """The row of what is unknown: new at step 0, later as it was, for student and teacher."""
@@ -145,8 +149,9 @@ class EJT(Method):
                 head[0].bias.copy_(state["bias"])
 
     def finish(self, model: Model, old: Model | None, survey: Survey) -> dict[str, Tensor]:
-        """Keep the row for the next step."""
-        return {name: row.clone() for name, row in self.state().items()}
+        """Keep the row and the weights of the classes for the next step."""
+        kept = {name: row.clone() for name, row in self.state().items()}
+        return kept if self._weights is None else {**kept, "class_weights": self._weights}
 
     def _completed(self, labels: Tensor, teacher: Output | None) -> tuple[Tensor, Tensor]:
         """Probabilities of every class, (B, C, H, W) float32, and of unknown, (B, H, W)."""
@@ -160,12 +165,18 @@ class EJT(Method):
         u = new.new_zeros(new.shape, dtype=torch.float32)
         for row in self._believed:
             u = beside(teacher, row).sigmoid()
-        q = (1 - u).unsqueeze(1) * teacher.logits.float().softmax(1)
-        q = torch.cat([q, q.new_zeros(len(q), classes - first, *q.shape[2:])], 1)
-        target = torch.where(said, one, q)
+        believed = (1 - u).unsqueeze(1) * self._belief(teacher.logits.float())
+        rest = believed.new_zeros(len(u), classes - first, *u.shape[1:])
+        target = torch.where(said, one, torch.cat([believed, rest], 1))
         if self.context.background != "none":
             target = target * ~void.unsqueeze(1)
         return target, u * ~new
+
+    def _belief(self, logits: Tensor) -> Tensor:
+        """Probabilities of the old classes, without the weights they were learned with."""
+        if self._learned_with is not None:
+            logits = logits - self._learned_with.to(logits.device).log().view(1, -1, 1, 1)
+        return logits.softmax(1)
 
 
 def beside(output: Output, row: Any) -> Tensor:
