@@ -29,7 +29,7 @@ FRAMES[:, :, :16, 0], FRAMES[:, :, 16:32, 1], FRAMES[:, :, 32:] = 200, 200, (255
 
 
 def classes(count):
-    return tuple(ClassInfo(i, f"class{i}", (60 * i, 200, 255 - 60 * i), 0) for i in range(count))
+    return tuple(ClassInfo(i, f"class{i}", (50 * i, 200, 255 - 50 * i), 0) for i in range(count))
 
 
 def network(matrix, *, step, bias=None, breaks=False):
@@ -46,10 +46,10 @@ def network(matrix, *, step, bias=None, breaks=False):
 
     count = matrix.shape[1]
     bias = np.zeros(count) if bias is None else np.asarray(bias)
-    constants = {"matrix": matrix, "bias": bias}
+    constants = {"weight": matrix, "bias": bias}
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=T.FLOAT),
-        helper.make_node("MatMul", ["floats", "matrix"], ["products"]),
+        helper.make_node("MatMul", ["floats", "weight"], ["products"]),
         helper.make_node("Add", ["products", "bias"], ["scores"]),
         helper.make_node("ArgMax", ["scores"], ["ids"], axis=3, keepdims=0),
         helper.make_node("Cast", ["ids"], ["classes"], to=T.UINT8),
@@ -155,5 +155,8 @@ class Fleet:
         (other.root / "device.json").write_text(to_json(other.config()))
         return other
 
+    def device(self):
+        return Device(self.root)
+
     def update(self, **how):
-        return Device(self.root).update(repository(self.root), **how)
+        return self.device().update(repository(self.root), **how)

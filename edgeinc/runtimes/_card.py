@@ -14,8 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from edgeinc.errors import EdgeincError, MissingError
+from edgeinc.errors import EdgeincError
 from edgeinc.runs import sha256
+from edgeinc.runtimes._onnx_file import metadata
 from edgeinc.schema import ArtifactCard, from_json, to_dict
 
 BESIDE = ("file", "sha256", "bytes", "created", "versions", "parity", "recipe", "schema_version")
@@ -49,18 +50,18 @@ def to_metadata(card: ArtifactCard) -> dict[str, str]:
     }
 
 
-def from_metadata(path: Path, metadata: Mapping[str, str], digest: str = "") -> ArtifactCard:
+def from_metadata(path: Path, entries: Mapping[str, str], digest: str = "") -> ArtifactCard:
     """The card as far as the file itself tells; `created` is "" and there is no parity.
 
     Args:
         path: The file.
-        metadata: Its entries.
+        entries: Of its metadata.
         digest: Its hash, where that is known already.
 
     Raises:
         EdgeincError: The file was not made by edgeinc, or its metadata is damaged.
     """
-    if "edgeinc" not in metadata:
+    if "edgeinc" not in entries:
         raise EdgeincError(
             f"{path} was not exported by edgeinc: it carries no class table",
             hint="make one with `edgeinc export RUN`",
@@ -70,12 +71,12 @@ def from_metadata(path: Path, metadata: Mapping[str, str], digest: str = "") -> 
         "sha256": digest or sha256(path),
         "bytes": path.stat().st_size,
         "created": "",
-        "versions": {"edgeinc": metadata["edgeinc"]},
+        "versions": {"edgeinc": entries["edgeinc"]},
     }
     for field in fields(ArtifactCard):
-        if field.name in BESIDE or field.name not in metadata:
+        if field.name in BESIDE or field.name not in entries:
             continue
-        text = metadata[field.name]
+        text = entries[field.name]
         try:
             content[field.name] = json.loads(text) if field.name in _JSON else text
         except ValueError as err:
@@ -93,26 +94,11 @@ def read_card(path: Path) -> ArtifactCard:
 
     Raises:
         EdgeincError: The card is damaged, or there is none and the file is not one of ours.
-        MissingError: There is no card and reading the file needs onnx, which is not installed.
     """
     card = card_path(path)
     if card.exists():
         return from_json(ArtifactCard, card.read_bytes(), source=str(card))
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    except ImportError as err:
-        raise MissingError(
-            f"{path} has no card beside it, and reading it needs onnx",
-            hint=f"pip install onnx, or copy {card.name} along with the file",
-        ) from err
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except DecodeError as err:
-        raise EdgeincError(
-            f"{path} is not an ONNX file", hint="restore the file from a copy"
-        ) from err
-    return from_metadata(path, {p.key: p.value for p in model.metadata_props})
+    return from_metadata(path, metadata(path.read_bytes(), str(path)))
 
 
 def verified(path: Path, card: ArtifactCard, digest: str = "") -> ArtifactCard:

@@ -34,6 +34,18 @@ from edgeinc.schema import ArtifactCard, UpdatePlan, UpdateResult, Way
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
+class DearerWay(UpdateError):
+    """The cheapest way is dearer than what is allowed; `plan` is that way."""
+
+    def __init__(self, plan: UpdatePlan, at_most: Way) -> None:
+        super().__init__(
+            f"{plan.new} needs more than the way that is allowed, {at_most}: {plan.way}, "
+            f"because {plan.reason}",
+            hint=f"allow it with at_most='{plan.way}'",
+        )
+        self.plan = plan
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A file that was read and is the one its card describes."""
@@ -216,11 +228,7 @@ class Updatable(Session):
             if plan.way == "nothing":
                 return UpdateResult(plan, 1000 * (perf_counter() - start), 0.0, None)
             if plan.way not in ways:
-                raise UpdateError(
-                    f"{new.path} needs more than the way that is allowed, {at_most}: {plan.way}, "
-                    f"because {plan.reason}",
-                    hint=f"allow it with at_most='{plan.way}'",
-                )
+                raise DearerWay(plan, at_most)
             if plan.way != "head":  # then the body is not loaded, and rows are always looked at
                 refuse_not_finite(new)
             try:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeinc.runtimes import Session
 from edgeinc.schema import UpdateResult
 from edgeinc.update import serving
+from edgeinc.update.seat import Seat
 from edgeinc.update.serving import Choice
 
 
@@ -18,7 +18,7 @@ class Load(threading.Thread):
 
     Args:
         root: The device's folder.
-        session: What answers the frames.
+        seat: What answers the frames.
         choice: What it shall answer with.
         lock: Held by the frame loop for each frame, and here for the exchange.
 
@@ -30,11 +30,11 @@ class Load(threading.Thread):
         longest_ms: Kept by the frame loop.
     """
 
-    def __init__(self, root: Path, session: Session, choice: Choice, lock: threading.Lock) -> None:
+    def __init__(self, root: Path, seat: Seat, choice: Choice, lock: threading.Lock) -> None:
         super().__init__(name="load", daemon=True)
-        self._root, self._session, self._lock = root, session, lock
+        self._root, self._seat, self._lock = root, seat, lock
         self.choice, self.exchanged = choice, False
-        self.old_classes = len(session.table.classes)
+        self.old_classes = len(seat.session.table.classes)
         self.result: UpdateResult | None = None
         self.error: Exception | None = None
         self.longest_ms = 0.0
@@ -42,8 +42,8 @@ class Load(threading.Thread):
     def run(self) -> None:
         """Verify, load, and wait for the end of a frame."""
         try:
-            path = serving.model(self._root, self.choice.bundle)
-            self.result = self._session.update(path, between=self._between_frames())
+            slot = serving.model(self._root, self.choice.bundle).parent
+            self.result = self._seat.update(slot, between=self._between_frames())
         except Exception as err:  # it is told by the frame loop
             self.error = err
 

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinc.errors import EdgeincError
-from edgeinc.runtimes import Session, _golden, open_artifact
+from edgeinc.runtimes import Session, _golden
 from edgeinc.runtimes._update import read_candidate, refuse_not_finite
+from edgeinc.update import engines, slots
 
 WARM_UP, TIMED = 3, 30
 Say = Callable[[str], None]
@@ -29,14 +30,15 @@ def look(job: dict[str, Any], say: Say) -> dict[str, Any]:
     """Run a bundle as a job says; fields of a `ProbeResult`.
 
     Raises:
+        NoEngine: An engine has to be built first.
         EdgeincError: It cannot be loaded or run, or holds weights that are not finite.
     """
-    gates, path = job["gates"], Path(job["path"])
+    gates, slot = job["gates"], Path(job["slot"])
     say("read")
-    candidate = read_candidate(path)
+    candidate = read_candidate(slot / slots.MODEL)
     refuse_not_finite(candidate)
     say("load")
-    with open_artifact(path, runtime=job["runtime"], device=job["device"]) as session:
+    with engines.opened(slot, job["runtime"], job["device"]) as session:
         found: dict[str, Any] = {
             "verdict": "bad",
             "provider": session.provider,
@@ -126,7 +128,11 @@ def main() -> int:
             out.flush()
 
         try:
-            tell({"result": look(job, lambda phase: tell({"phase": phase}))})
+            try:
+                found = look(job, lambda phase: tell({"phase": phase}))
+            except engines.NoEngine as err:
+                found = {"no_engine": err.message}
+            tell({"result": found})
         except EdgeincError as err:
             fields = {"message": err.message, "hint": err.hint, "exit_code": err.exit_code}
             tell({"error": fields})

@@ -219,7 +219,7 @@ class Device:
         bases = {b.artifact_sha256: self._keeper.slots / b.bundle_id / slots.MODEL for b in sound}
         plan = incoming.make_plan(new, self._keeper.slots, bases)
         if plan.way != "held":
-            incoming.refuse_no_space(self.root, new, plan)
+            incoming.refuse_no_space(self.root, new, plan, self.config.runtime)
         return new, plan
 
     def _taken(self, source: SignedFiles, channel: Channel) -> DeviceUpdate:

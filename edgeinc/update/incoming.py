@@ -17,7 +17,7 @@ from typing import Literal
 from edgeinc import host
 from edgeinc.errors import UpdateError
 from edgeinc.schema import Blob, Channel, DeviceConfig, Installed, Manifest
-from edgeinc.update import _zstd, delta, faults, slots
+from edgeinc.update import _zstd, delta, engines, faults, slots
 from edgeinc.update.disk import Disk
 from edgeinc.update.identity import DOWNLOADS, SLOTS
 from edgeinc.update.manifest import bundle_id, read, refuse_other_classes
@@ -137,14 +137,21 @@ def make_plan(new: Incoming, folder: Path, bases: Mapping[str, Path]) -> Plan:
     return Plan("full", full, None)
 
 
-def refuse_no_space(root: Path, new: Incoming, plan: Plan) -> None:
+def refuse_no_space(root: Path, new: Incoming, plan: Plan, runtime: str) -> None:
     """Refuse before anything is fetched for which there is no room.
+
+    Args:
+        root: The device's folder.
+        new: What is installed.
+        plan: How.
+        runtime: Of the device; one that needs an engine needs room for it.
 
     Raises:
         Refusal: `NO_SPACE`.
     """
     golden = sum(b.bytes for b in new.manifest.blobs if b.kind == "golden")
-    need = plan.bytes + new.manifest.artifact.bytes + 2 * golden + MARGIN_BYTES
+    engine = engines.SPACE * new.manifest.artifact.bytes if engines.needed(runtime) else 0
+    need = plan.bytes + new.manifest.artifact.bytes + engine + 2 * golden + MARGIN_BYTES
     need = max(need, new.manifest.requires.free_bytes)
     if shutil.disk_usage(root).free < need:
         raise Refusal(

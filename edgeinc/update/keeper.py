@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from edgeinc.errors import MissingError, UpdateError
 from edgeinc.schema import Condemned, Deferred, DeviceEvent, Held, Refused, State
-from edgeinc.update import faults, history, incoming, journal, orders, serving, slots
+from edgeinc.update import engines, faults, history, incoming, journal, orders, serving, slots
 from edgeinc.update.disk import Disk, refusing
 from edgeinc.update.identity import SLOTS
 from edgeinc.update.refusal import Refusal
@@ -144,6 +144,7 @@ class Keeper:
                 trial = state.trial.bundle if state.trial else None
                 held = [b.bundle_id for b in (state.current, state.previous, trial) if b]
                 slots.tidy(self.slots, held, self.disk)
+                engines.tidy(self.root, held, self.disk)
                 incoming.forget_others(self.root, None, self.disk)
                 faults.point("slots.cleared")
 

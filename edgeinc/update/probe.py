@@ -1,7 +1,8 @@
 """The first run of a new bundle: on the real runtime, in a process that may die.
 
 A crash, a hang, a leak or a wrong answer there is one line of text here, and nothing that serves
-has noticed. What was killed from outside is no evidence against the bundle.
+has noticed. What was killed from outside is no evidence against the bundle, and neither is an
+engine that cannot be built here: both are tried again later.
 
     result = probe(root / "slots" / bundle_id, gates, runtime="onnxruntime", device="cuda")
     result.verdict, result.why       # "bad", "it computes on CPUExecutionProvider, not ..."
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgeinc.child import Killed, run_child
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.progress import SILENT
-from edgeinc.schema import DeviceGates, ProbeResult, to_dict
-from edgeinc.update import slots
+from edgeinc.schema import DeviceGates, ProbeResult, Verdict, to_dict
+from edgeinc.update import engines, slots
 
 CHILD = "edgeinc.update._probe_child"
 TIMEOUT_S = 300.0
@@ -50,19 +52,32 @@ def probe(
     """
     golden = slot / slots.GOLDEN
     job = {
-        "path": str(slot / slots.MODEL),
+        "slot": str(slot),
         "golden": str(golden) if golden.exists() else "",
         "runtime": runtime,
         "device": device,
         "gates": to_dict(gates),
     }
     with SILENT.task("probe", None) as task:
+
+        def looked() -> dict[str, Any]:
+            return run_child(CHILD, job, task=task, memory_bytes=memory_bytes, timeout_s=timeout_s)
+
         try:
-            found = run_child(CHILD, job, task=task, memory_bytes=memory_bytes, timeout_s=timeout_s)
+            found = looked()
+            if "no_engine" in found:
+                engines.build(slot, device)
+                found = looked()
         except (MissingError, UsageError):
             raise
-        except Killed as err:
-            return ProbeResult("interrupted", err.message, "", None, None, None)
+        except (Killed, engines.NotBuilt) as err:
+            return _nothing_found("interrupted", err.message)
         except EdgeincError as err:
-            return ProbeResult("bad", err.message, "", None, None, None)
+            return _nothing_found("bad", err.message)
+    if "no_engine" in found:
+        return _nothing_found("interrupted", found["no_engine"])
     return ProbeResult(**found)
+
+
+def _nothing_found(verdict: Verdict, why: str) -> ProbeResult:
+    return ProbeResult(verdict, why, "", None, None, None)

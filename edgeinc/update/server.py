@@ -27,7 +27,6 @@ import numpy as np
 from edgeinc.data import Image, Mask
 from edgeinc.data._augment import resize_image, resize_mask
 from edgeinc.errors import EdgeincError, UpdateError, UsageError
-from edgeinc.runtimes import Session, open_artifact
 from edgeinc.schema import (
     ClassTable,
     Exchange,
@@ -41,6 +40,7 @@ from edgeinc.update.disk import Disk
 from edgeinc.update.identity import SLOTS, read_config
 from edgeinc.update.manifest import read
 from edgeinc.update.refusal import Refusal
+from edgeinc.update.seat import Seat
 from edgeinc.update.serving import Choice
 from edgeinc.update.trial import Window
 
@@ -85,9 +85,9 @@ class Server:
         self.exchanges: list[Exchange] = []
         state = journal.load(root)
         self._left = state.trial.attempt if state is not None and state.trial is not None else ""
-        self.session, self.bundle = self._opened()
+        self._seat, self.bundle = self._opened()
         self._old: Held | None = None
-        """What `session.run_before` answers with."""
+        """What `Seat.run_before` answers with."""
         self._attempt, self._why = "", ""
         self._verdict: ServingVerdict = "none"
         self._unusable: set[str] = set()
@@ -97,24 +97,22 @@ class Server:
         self._ms: deque[float] = deque(maxlen=RECENT)
         self._gaps: deque[float] = deque(maxlen=RECENT)
         self._in_a_row = 0
-        self._table = self.session.table
+        self._table = self._seat.session.table
         self._answered = self._looked = time.monotonic()
         self._said = 0.0
         self._started = time.time()
         self._say()
 
-    def _opened(self) -> tuple[Session, Held]:
+    def _opened(self) -> tuple[Seat, Held]:
         config, first = read_config(self.root), None
         for choice in serving.choices(self.root, ignore=self._left):
             try:
                 path = serving.model(self.root, choice.bundle)
-                session = open_artifact(path, runtime=config.runtime, device=config.provider)
             except Refusal as err:
                 self._message(err.message)
                 first = first or err
                 continue
-            session.run(np.zeros((1, *session.size, 3), np.uint8))  # pays for memory and kernels
-            return session, choice.bundle
+            return Seat(path.parent, config, message=self._message), choice.bundle
         if first is not None:
             raise first
         raise UsageError(
@@ -131,7 +129,7 @@ class Server:
             EdgeincError: So many frames failed one after the other that it had better end.
         """
         self._turn()
-        fed = resize_image(image, self.session.size)[None]
+        fed = resize_image(image, self._seat.session.size)[None]
         exchanged = len(self.exchanges)
         with self._between:
             ids = self._ids(fed)
@@ -158,20 +156,20 @@ class Server:
             self._took(self._load)
         try:
             start = time.perf_counter()
-            ids: Mask = self.session.run(fed)[0]
+            ids: Mask = self._seat.session.run(fed)[0]
             ms = 1000 * (time.perf_counter() - start)
         except Exception as err:  # whatever it is: a frame has no answer
             return self._fault(fed, err)
         self._ms.append(ms)
         if self._window is not None:
             asked = self._old is not None and self.frames % SHADOW == 0
-            before = self.session.run_before(fed)[0] if asked else None
+            before = self._seat.run_before(fed)[0] if asked else None
             judgement = self._window.frame(ms, ids, before)
             if judgement is not None:
                 self._judged(judgement.verdict, judgement.why)
                 if judgement.verdict == "bad":
                     return self._ids(fed)  # of the old one, which serves again
-        self._table = self.session.table
+        self._table = self._seat.session.table
         return ids
 
     def _fault(self, fed: Image, err: Exception) -> Mask | None:
@@ -210,7 +208,7 @@ class Server:
         """Serve again what served before the newest exchange."""
         old = self._old
         if old is not None:
-            self.session.rollback()
+            self._seat.rollback()
             self.bundle, self._old = old, self.bundle
             self._ms.clear()
 
@@ -251,7 +249,7 @@ class Server:
             if not same:
                 self._begin(choice)
             else:  # the agent was cut off after an earlier attempt
-                self._open_window(len(self.session.table.classes))
+                self._open_window(len(self._seat.session.table.classes))
         elif not choice.attempt:
             if same:
                 return
@@ -264,7 +262,7 @@ class Server:
                 self._begin(choice)
 
     def _begin(self, choice: Choice) -> None:
-        self._load = Load(self.root, self.session, choice, self._between)
+        self._load = Load(self.root, self._seat, choice, self._between)
         self._load.start()
 
     def _took(self, load: Load) -> None:
@@ -302,7 +300,7 @@ class Server:
         except (OSError, EdgeincError) as err:
             self._judged("interrupted", f"its gates cannot be read: {err}")
             return
-        classes = len(self.session.table.classes)
+        classes = len(self._seat.session.table.classes)
         self._window = Window(gates, classes=classes, old_classes=old_classes)
 
     def _failed(self, load: Load) -> None:
@@ -362,7 +360,7 @@ class Server:
     def _release(self) -> None:
         if self._load is not None:
             self._load.join()
-        self.session.close()
+        self._seat.close()
 
     def __enter__(self) -> Server:
         return self
