@@ -26,6 +26,7 @@ PACKAGES = (
     "openvino",
     "nncf",
     "prometheus-client",
+    "python-pkcs11",
     "pycocotools",
     "safetensors",
 )

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from filelock import FileLock
+from securesystemslib.exceptions import UnsupportedLibraryError
 from trust_parts import BLOB, CHANNEL, CONTENT, FLEET, MANIFEST, MODEL, everyone
 from tuf.api.metadata import Metadata
 
@@ -172,11 +173,21 @@ def test_what_is_no_key_is_said_in_one_line(tmp_path, monkeypatch, uri, says):
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("uri", ["hsm:2", "gcpkms:projects/p", "awskms:alias/x", "hv:name"])
+@pytest.mark.parametrize("uri", ["gcpkms:projects/p", "awskms:alias/x", "hv:name"])
 def test_a_token_or_service_without_its_package_says_which(uri):
     with pytest.raises(MissingError) as caught:
         signer_of(uri)
     assert uri in caught.value.message
+
+
+def test_a_token_without_its_package_says_which_extra(monkeypatch):
+    def missing(*asked):
+        raise UnsupportedLibraryError("'python-pkcs11' required")
+
+    monkeypatch.setattr(key_module.HSMSigner, "import_", missing)
+    with pytest.raises(MissingError, match="python-pkcs11") as caught:
+        signer_of("hsm:2")
+    assert caught.value.hint == 'pip install "edgeinc[hsm]"'
 
 
 @pytest.mark.parametrize(

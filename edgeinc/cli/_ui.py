@@ -38,6 +38,7 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "nncf": "quant",
     "openvino": "openvino",
+    "pkcs11": "hsm",
     "prometheus_client": "metrics",
     "tensorrt": "trt",
     "tensorrt_rtx": "trtcheck",

@@ -1,7 +1,7 @@
 """Keys by URI: what signs, wherever the private half lives.
 
     file:PATH                     a PEM file (PKCS#8), or a folder: every .pem file below it
-    hsm:ID?label=TOKEN            PKCS#11; PYKCS11LIB names the module
+    hsm:ID?label=TOKEN            PKCS#11, an EC key (P-256, P-384); PYKCS11LIB names the module
     gcpkms:NAME, awskms:ID        a key of a cloud's KMS
     azurekms://VAULT.vault.azure.net/keys/NAME
     hv:NAME                       HashiCorp Vault
@@ -102,7 +102,8 @@ def signer_of(uri: str, *, secret: Secret | None = None) -> Signer:
         full, public = _IMPORTS[scheme](uri, secret)
         return Signer.from_priv_key_uri(full, public, secret)
     except UnsupportedLibraryError as err:
-        raise MissingError(f"{uri}: {err}", hint="pip install it beside edgeinc") from err
+        fix = '"edgeinc[hsm]"' if scheme == "hsm" else "it beside edgeinc"
+        raise MissingError(f"{uri}: {err}", hint=f"pip install {fix}") from err
     except Exception as err:  # each service raises its own
         raise EdgeincError(
             f"{uri} does not give its key: {err}", hint="check the name and your access to it"
