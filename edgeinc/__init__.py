@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeinc.runs import open_run
     from edgeinc.runtimes import open_artifact
     from edgeinc.training import extend, import_weights, train
+    from edgeinc.update.publish import publish
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "import_weights",
     "open_artifact",
     "open_run",
+    "publish",
     "train",
 ]
 
@@ -46,6 +48,7 @@ _HOME = {
     "bench": "edgeinc.deploy.bench",
     "open_run": "edgeinc.runs",
     "open_artifact": "edgeinc.runtimes",
+    "publish": "edgeinc.update.publish",
 }
 
 

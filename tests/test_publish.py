@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 import edgeinc
 from edgeinc.cli import main
 from edgeinc.errors import EdgeincError, UpdateError, UsageError
+from edgeinc.progress import SILENT
 from edgeinc.runs import write_atomic
 from edgeinc.runtimes._onnx_file import float_weights, metadata
 from edgeinc.runtimes._update import read_candidate
@@ -272,6 +273,34 @@ def test_a_gate_that_is_not_met_signs_nothing(run, place, street_data, capsys):
     assert "older classes lost" in said.err
     assert "ezd1-int6" in said.out
     assert state(place / "repo") == before
+
+
+class Meanwhile:
+    """Does something when the first part of the work begins."""
+
+    def __init__(self, act):
+        self._act = act
+
+    def message(self, text):
+        pass
+
+    def task(self, *args, **options):
+        act, self._act = self._act, lambda: None
+        act()
+        return SILENT.task(*args, **options)
+
+
+def test_of_two_publishers_at_once_the_slower_looks_again(run, place, street_data):
+    """The step it would sign was decided on steps that are no longer the newest."""
+    other = following(run, place, 2, seed=1)
+
+    progress = Meanwhile(lambda: put(place, exported(run, 1), terms=Terms(unscored=True)))
+    with pytest.raises(EdgeincError, match="somebody else signed as model-erfnet") as caught:
+        put(place, other, data=street_data, progress=progress)
+    assert "repeat" in caught.value.hint
+    signed = {t.path for t in Repository(place / "repo").listing().targets}
+    assert not [path for path in signed if "step-0002" in path]
+    assert put(place, other, data=street_data).parent == 1
 
 
 def test_missing_keys_are_named_before_any_work(run, place):

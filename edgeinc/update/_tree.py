@@ -12,7 +12,7 @@ of everything else, so what it does not name does not exist. Every file is repla
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,25 @@ class Published:
                 return name, metadata.signed
         raise UsageError(
             f"there is no role {role}", hint=f"roles: {', '.join(['root', *self.roles])}"
+        )
+
+    def versions(self) -> dict[str, int]:
+        """Of `roles`."""
+        return {name: metadata.signed.version for name, metadata in self.roles.items()}
+
+    def refuse_changed(self, role: str, seen: Mapping[str, int] | None) -> None:
+        """Refuse to sign what was decided on `seen` versions; None decided nothing.
+
+        Raises:
+            EdgeincError: Another publisher signed as this role since.
+        """
+        now = self.versions().get(role)
+        if seen is None or now is None or now == seen.get(role):
+            return
+        raise EdgeincError(
+            f"somebody else signed as {role} meanwhile: version {now} is there, "
+            f"{seen.get(role, 0)} was looked at",
+            hint="repeat the command: it looks again at what is there; nothing was changed",
         )
 
 

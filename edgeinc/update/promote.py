@@ -66,7 +66,7 @@ def promote(
 
     Raises:
         UsageError: No such fleet or step, a wish that cannot be, or a key is missing.
-        EdgeincError: The repository is damaged.
+        EdgeincError: The repository is damaged, or another publisher was faster.
     """
     repository = Repository(folder)
     name = fleet_of(repository, fleet)
@@ -74,6 +74,7 @@ def promote(
         raise UsageError("there is no fleet to ask", hint="name one with --channel FLEET")
     signers = [] if dry_run else signers_of(keys, secret=secret)
     refuse_missing_keys(repository, [channel_role(name)], None if dry_run else signers)
+    seen = repository.versions()
     now = channel_of(repository, name)
     release = _release(repository, name, now, step, site)
     channel = asked(now, name, release.manifest, wish or Wish())
@@ -81,7 +82,8 @@ def promote(
     path, content = channel_path(name), write(channel)
     versions = {}
     if not dry_run:
-        done = repository.add_targets(channel_role(name), {path: content}, signers=signers)
+        files = {path: content}
+        done = repository.add_targets(channel_role(name), files, signers=signers, seen=seen)
         versions = done.versions
     return ChannelResult(str(folder), path, channel, not dry_run, versions)
 

@@ -132,7 +132,7 @@ def publish(
             is another one, or there is nothing to score it on.
         UpdateError: An id of an older step would mean something else, or weights are not finite.
         MissingError: A package that this needs is not installed.
-        EdgeincError: A file or the repository is damaged.
+        EdgeincError: A file or the repository is damaged, or another publisher was faster.
     """
     repository, terms, wish = Repository(folder), terms or Terms(), wish or Wish()
     candidate = read_candidate(exported_file(Path(target)))
@@ -144,6 +144,7 @@ def publish(
     roles = [role, *([channel_role(fleet)] if fleet else [])]
     signers = [] if dry_run else signers_of(keys, secret=secret)
     refuse_missing_keys(repository, roles, None if dry_run else signers)
+    seen = repository.versions()
     held = releases(repository, card.model, site=site)
     older = [r for r in held if r.manifest.step < card.step]
     draft = _draft(candidate, older[0] if older else None, terms, notes)
@@ -200,10 +201,10 @@ def publish(
     if dry_run or missed:
         return result
     signed = {blob.target: data for blob, data in files} | {path: content}
-    versions = repository.add_targets(role, signed, signers=signers).versions
+    versions = repository.add_targets(role, signed, signers=signers, seen=seen).versions
     if channel is not None and fleet:
-        where = {channel_path(fleet): write(channel)}
-        versions |= repository.add_targets(channel_role(fleet), where, signers=signers).versions
+        where, asks = {channel_path(fleet): write(channel)}, channel_role(fleet)
+        versions |= repository.add_targets(asks, where, signers=signers, seen=seen).versions
     return replace(result, published=True, versions=versions)
 
 

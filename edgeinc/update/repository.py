@@ -91,6 +91,14 @@ class Repository:
             None if waiting is None else waiting.signed.version,
         )
 
+    def versions(self) -> dict[str, int]:
+        """The version of every role that signs files; `add_targets` tells whether it still holds.
+
+        Raises:
+            UsageError, EdgeincError: As `Tree.read`.
+        """
+        return self._tree.read().versions()
+
     def read(self, path: str) -> bytes | None:
         """The content of a signed file; None where no role signs such a path.
 
@@ -158,6 +166,7 @@ class Repository:
         *,
         signers: Iterable[Signer],
         remove: Collection[str] = (),
+        seen: Mapping[str, int] | None = None,
     ) -> RepoChange:
         """Sign files, in one step: devices see all of them or none.
 
@@ -166,14 +175,17 @@ class Repository:
             files: Content by target path (`roles.release_path`, `roles.channel_path`).
             signers: Of the role, of snapshot and of timestamp.
             remove: Paths that are to be signed no longer.
+            seen: `versions()` of when the caller looked at what is there; None where what is signed
+                does not depend on it.
 
         Raises:
             UsageError: The role may not sign such a path, does not sign what is to be removed, or
                 a signer is missing. Nothing was changed.
-            EdgeincError: The repository is in use or damaged.
+            EdgeincError: The repository is in use or damaged, or somebody signed as the role since.
         """
         with self._tree.lock():
             published = self._tree.read()
+            published.refuse_changed(role, seen)
             delegated = published.delegator(role)[1].get_delegated_role(role)
             if not isinstance(delegated, DelegatedRole):
                 raise UsageError(
