@@ -39,6 +39,34 @@ LEAST_NEW = 50.0
 """IoU in percent that each new class must reach."""
 
 
+def teach(
+    data: Path,
+    run: Path,
+    *,
+    scenes: int,
+    new: Sequence[str],
+    epochs: tuple[int, int],
+    progress: Progress,
+) -> None:
+    """Draw streets, train a small network on `BASE`, and extend it; what was there is replaced."""
+    synth(data, n=scenes, size=SIZE, seed=0, overwrite=True, progress=progress)
+    train(
+        data,
+        classes=BASE,
+        model="erfnet",
+        size=SIZE,
+        run=run,
+        overwrite=True,
+        sets=NETWORK,
+        epochs=epochs[0],
+        batch_size=8,
+        lr=2e-3,
+        threads=1,  # so small a network gains nothing from a second one
+        progress=progress,
+    )
+    extend(run, new_classes=new, epochs=epochs[1], progress=progress)
+
+
 def demo(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> DemoResult:
     """Run the story in a folder.
 
@@ -59,22 +87,7 @@ def demo(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> DemoRes
         raise UsageError(f"{out} holds other files", hint="give an empty folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     progress.message(f"{SCENES} synthetic street scenes, labelled: {data}")
-    synth(data, n=SCENES, size=SIZE, seed=0, overwrite=True, progress=progress)
-    train(
-        data,
-        classes=BASE,
-        model="erfnet",
-        size=SIZE,
-        run=run,
-        overwrite=True,
-        sets=NETWORK,
-        epochs=EPOCHS[0],
-        batch_size=8,
-        lr=2e-3,
-        threads=1,  # so small a network gains nothing from a second one
-        progress=progress,
-    )
-    extend(run, new_classes=NEW, epochs=EPOCHS[1], progress=progress)
+    teach(data, run, scenes=SCENES, new=NEW, epochs=EPOCHS, progress=progress)
     progress.message("both steps become ONNX files; what follows is measured on these files")
     files = [Path(export(run, step=step, progress=progress).path) for step in (0, 1)]
     scores = [evaluate(file, progress=progress) for file in files]

@@ -24,8 +24,8 @@ import numpy as np
 
 from edgeinc import draw
 from edgeinc.data import Image, Mask
-from edgeinc.data._synth import synth
 from edgeinc.data.streets import LABELS, render
+from edgeinc.demo import teach
 from edgeinc.deploy.export import export
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.evaluation import predict_native
@@ -34,7 +34,6 @@ from edgeinc.predict._video import opened, writer
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runtimes import _golden, open_artifact
 from edgeinc.schema import DeviceConfig, Exchange, ServeResult, UpdateDemoResult, from_json
-from edgeinc.training import extend, train
 from edgeinc.update import ceremony, identity, journal, serving
 from edgeinc.update.device import Device
 from edgeinc.update.publish import Terms, publish
@@ -42,9 +41,8 @@ from edgeinc.update.serving_files import server_of
 from edgeinc.update.source import repository
 from edgeinc.update.status import status
 
-BASE, NEW = ("road", "building", "sky", "tree"), "car"
-SCENES, SIZE = 200, (96, 128)
-NETWORK = ("model.width=0.375", "model.dropout=0.1")
+NEW = "car"
+SCENES = 200
 EPOCHS = (14, 20)
 """Of the base step and of the extension."""
 VIDEO_FRAMES, VIDEO_SIZE = 40, (240, 320)
@@ -124,21 +122,7 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
 
 def _trained(data: Path, run: Path, progress: Progress) -> list[Path]:
     """Exports of step 0 and step 1."""
-    synth(data, n=SCENES, size=SIZE, seed=0, progress=progress)
-    train(
-        data,
-        classes=BASE,
-        model="erfnet",
-        size=SIZE,
-        run=run,
-        sets=NETWORK,
-        epochs=EPOCHS[0],
-        batch_size=8,
-        lr=2e-3,
-        threads=1,  # so small a network gains nothing from a second one
-        progress=progress,
-    )
-    extend(run, new_classes=[NEW], epochs=EPOCHS[1], progress=progress)
+    teach(data, run, scenes=SCENES, new=[NEW], epochs=EPOCHS, progress=progress)
     return [
         Path(export(run, step=s, head="dynamic", limit=SCORED, progress=progress).path)
         for s in (0, 1)

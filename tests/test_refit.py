@@ -3,10 +3,10 @@
 import gc
 import json
 import threading
-from time import sleep
 
 import numpy as np
 import pytest
+from asking import asked_during_updates
 from engines import VERSIONS, classifier, expected, loaded, scenes, write_artifact
 
 from edgeinc.deploy.build import build
@@ -109,28 +109,8 @@ def test_no_frame_is_lost_and_none_is_half_of_each(tmp_path, new, machine):
     engine = engine_of(tmp_path, machine)
     first, images = engine.with_suffix(".onnx"), scenes(2)
     right = {old_ids(images).tobytes(): 0, new_ids(images).tobytes(): 1}
-    served, failed, stop = [], [], threading.Event()
     with open_artifact(engine) as session:
-
-        def serve():
-            while not stop.is_set():
-                try:
-                    served.append(right.get(session.run(images).tobytes()))
-                except Exception as err:
-                    failed.append(err)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            for path in (new, first) * 4:
-                session.update(path)
-                seen = len(served)
-                while len(served) < seen + 2 and not failed:
-                    sleep(0.001)
-        finally:
-            stop.set()
-            thread.join()
-    assert not failed
+        served = asked_during_updates(session, images, right, (new, first) * 4)
     assert set(served) == {0, 1}
     assert taken() == (0, 0, 0, 0)
 
