@@ -5,7 +5,8 @@
 Trains a small ERFNet on synthetic street scenes and makes images of its classes with r fixed to
 each value of the paper and drawn at random, all from the same noise. For each, a CSV has the
 percentage of images in which the network finds the wished class, the mean area of that class, and
-the BatchNorm terms of noise and of the images; a plot shows area over r.
+the BatchNorm terms of noise and of the images; a plot shows area over r. Interrupted, the same
+command continues: the network and finished lines are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import csv
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib
 
@@ -28,6 +28,7 @@ from edgeinc.training.inverting import invert
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+HERE = Path(__file__).parent
 CLASSES = ("road", "sky", "building", "car")
 LEAST_FOUND = 90.0
 LEAST_FALL = 10.0
@@ -44,35 +45,50 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument("--threads", type=int, default=0)
-    default = Path(__file__).parent / "results" / "inversion_proof.csv"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--work", type=Path, default=HERE / "runs" / "inversion_proof")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "inversion_proof.csv")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        data, run = Path(folder) / "scenes", Path(folder) / "run"
-        synth(data, n=options.scenes, size=(64, 96), seed=0)
-        edgeinc.train(
-            data,
-            classes=CLASSES,
-            size=(64, 96),
-            run=run,
-            sets=["model.width=0.375", "model.dropout=0.1"],
-            epochs=options.epochs,
-            batch_size=8,
-            lr=2e-3,
-            threads=options.threads,
-        )
-        rows = []
-        for r in (*SCALES, 0.0):
-            sets = [f"method.r={r}", f"method.per_class={options.per_class}"]
-            sets += [f"method.iterations={options.iterations}", *options.sets]
-            rows.append(line(r, invert(run, sets=sets, threads=options.threads), options))
-            sys.stdout.write(f"{rows[-1]}\n")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    run = trained(options)
+    rows = finished(options)
+    for r in (*SCALES, 0.0):
+        if any(row["r"] == str(r or "drawn") for row in rows):
+            continue
+        sets = [f"method.r={r}", f"method.per_class={options.per_class}"]
+        sets += [f"method.iterations={options.iterations}", *options.sets]
+        rows.append(line(r, invert(run, sets=sets, threads=options.threads), options))
+        sys.stdout.write(f"{rows[-1]}\n")
+        with options.out.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
     plot(rows, options.out.with_suffix(".png"))
+
+
+def trained(options: argparse.Namespace) -> Path:
+    """The run of the network, trained unless it was."""
+    data, run = options.work / "scenes", options.work / f"{options.scenes}-{options.epochs}"
+    synth(data, n=options.scenes, size=(64, 96), seed=0, overwrite=True)
+    edgeinc.train(
+        data,
+        classes=CLASSES,
+        size=(64, 96),
+        run=run,
+        sets=["model.width=0.375", "model.dropout=0.1"],
+        epochs=options.epochs,
+        batch_size=8,
+        lr=2e-3,
+        threads=options.threads,
+        resume=True,
+    )
+    return run
+
+
+def finished(options: argparse.Namespace) -> list[dict[str, object]]:
+    """The lines that are there, of as many iterations."""
+    if not options.out.exists():
+        return []
+    with options.out.open(encoding="utf-8", newline="") as file:
+        return [r for r in csv.DictReader(file) if r["iterations"] == str(options.iterations)]
 
 
 def line(r: float, result: InvertResult, options: argparse.Namespace) -> dict[str, object]:
@@ -80,7 +96,7 @@ def line(r: float, result: InvertResult, options: argparse.Namespace) -> dict[st
     facts = host.host()
     areas = {f"{c.name}_area": c.area for c in result.classes}
     return {
-        "r": r or "drawn",
+        "r": str(r or "drawn"),
         "images": result.images,
         "iterations": options.iterations,
         "found_percent": result.found,
