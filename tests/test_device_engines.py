@@ -5,6 +5,7 @@ real: the repository, the agent, the build and the probe in their processes, the
 """
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,27 @@ def test_what_cannot_be_built_here_is_tried_again_later(fleet, machine):
     assert refused.value.reason == "DEFERRED"
     machine("10.16.1")
     assert fleet.update(retry=True).change == "committed"
+
+
+def mine(process):
+    """Whether a process was started by this test; others run beside it."""
+    try:
+        return "edgeinc.deploy._build_child" in process.cmdline() and (
+            process.environ()["EDGEINC_CACHE"] == os.environ["EDGEINC_CACHE"]
+        )
+    except Exception:  # it ended meanwhile, or is another user's
+        return False
+
+
+def test_a_build_that_hangs_ends_with_all_its_processes(fleet, machine, monkeypatch):
+    psutil = pytest.importorskip("psutil")
+    fleet.install()
+    fleet.publish(2, network(GROWN, step=2), count=4)
+    machine("10.16.1", hang=60)
+    monkeypatch.setattr(engines, "BUILD_LIMIT_S", 4.0)
+    with pytest.raises(Refusal, match="not built within 4 s"):
+        fleet.update()
+    assert not [p for p in psutil.process_iter() if mine(p)]
 
 
 def test_weights_that_are_refitted_wrong_get_an_engine_of_their_own(fleet, machine):

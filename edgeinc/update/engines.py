@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -37,6 +38,8 @@ from edgeinc.update.identity import SLOTS
 ENGINES, ENGINE = "engines", "model.engine"
 BUILD_LIMIT_S = 3600.0
 """A Jetson builds these networks in minutes; more than this is a hang."""
+ENDING_S = 10.0
+"""What a build that is cut off has to end its own processes."""
 SPACE = 3
 """An engine takes at most this many times the bytes of its artifact."""
 
@@ -138,35 +141,48 @@ def build(slot: Path, device: str) -> Path:
 
 def _edgeinc_build(model: Path, engine: Path, refit: str, device: str) -> None:
     """`edgeinc build`: export, build and update know each other by their files alone."""
-    command = [sys.executable, "-m", "edgeinc", "build", str(model), "--out", str(engine)]
     nice = shutil.which("nice")
-    try:
-        done = subprocess.run(
-            [
-                *((nice, "-n", "10") if nice else ()),
-                *(*command, "--refit", refit, "--device", device, "--json"),
-            ],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=BUILD_LIMIT_S,
-        )
-    except subprocess.TimeoutExpired as err:
-        raise NotBuilt(
-            f"the engine was not built within {BUILD_LIMIT_S:.0f} s",
-            hint="edgeinc doctor --for device",
-        ) from err
-    if done.returncode == 0:
+    command = [*((nice, "-n", "10") if nice else ()), sys.executable, "-m", "edgeinc", "build"]
+    options = ["--out", str(engine), "--refit", refit, "--device", device, "--json"]
+    code, said = _run([*command, str(model), *options])
+    if code == 0:
         return
     try:
-        error = json.loads(done.stderr.splitlines()[-1])["error"]
+        error = json.loads(said.splitlines()[-1])["error"]
     except (ValueError, LookupError, TypeError):
         error = {
-            "message": f"edgeinc build ended with {done.returncode}",
+            "message": f"edgeinc build ended with {code}",
             "hint": "",
             "exit_code": 1,
         }
     kind = MissingError if error["exit_code"] == MissingError.exit_code else NotBuilt
     raise kind(error["message"], hint=error["hint"] or "edgeinc doctor --for device")
+
+
+def _run(command: list[str]) -> tuple[int, bytes]:
+    """Exit code and standard error of a command that has children of its own.
+
+    Raises:
+        NotBuilt: It took too long.
+    """
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=BUILD_LIMIT_S)
+        except BaseException as err:
+            process.send_signal(signal.SIGINT)  # on which it ends its children, too
+            try:
+                process.wait(ENDING_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if isinstance(err, subprocess.TimeoutExpired):
+                raise NotBuilt(
+                    f"the engine was not built within {BUILD_LIMIT_S:.0f} s",
+                    hint="edgeinc doctor --for device",
+                ) from err
+            raise
+    return process.returncode, said
 
 
 def tidy(root: Path, keep: Iterable[str], disk: Disk) -> None:
