@@ -12,7 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 DOCS = HERE.parent / "docs"
-PAGES = (README, DOCS / "methods-compared.md", DOCS / "deploying.md")
+PAGES = (README, DOCS / "methods-compared.md", DOCS / "deploying.md", DOCS / "publishing.md")
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -190,6 +190,36 @@ def deploy_speed() -> str:
     return deploy_table(read("deploy_speed"))
 
 
+def delta_sizes() -> str:
+    """What a step costs to send, in every coding."""
+    lines = read("delta_sizes")
+    codings = list(dict.fromkeys(r["coding"] for r in lines))
+    table = [
+        f"| step 1 of | {' | '.join(c.removeprefix('ezd1-') for c in codings)} |",
+        f"|---{'|---' * len(codings)}|",
+    ]
+    for step in dict.fromkeys((r["model"], r["method"], r["precision"]) for r in lines):
+        of_step = [r for r in lines if (r["model"], r["method"], r["precision"]) == step]
+        cells = {r["coding"]: sent(r) for r in of_step}
+        table.append(f"| {' '.join(step)} | {' | '.join(cells[c] for c in codings)} |")
+    note = (
+        "Bytes, and for a delta in `edgeinc` bits for each weight and what it changes of the mIoU "
+        "of the exported file, on the 101 images of `val`. Networks of "
+        "[the CamVid table](methods-compared.md), head dynamic. `linear` trains nothing but the "
+        "classifier. Repeat it: `python benchmarks/delta_sizes.py RUN --data-root DIR`."
+    )
+    return "\n".join([*table, "", note])
+
+
+def sent(line: dict[str, str]) -> str:
+    """Size of one coding."""
+    size = int(line["bytes"])
+    text = f"{size / 1e6:.2f} MB" if size > 1e5 else f"{size:,} bytes"
+    if not line["coding"].startswith("ezd1"):
+        return text
+    return f"{text}, {float(line['bits_per_weight']):.2f} bits, {float(line['change']):+.2f}"
+
+
 PLAIN_ROWS = ("plain eager", "plain file, onnxruntime", "plain file, openvino")
 
 
@@ -234,6 +264,7 @@ TABLES: dict[str, Callable[[], str]] = {
         train_speed,
         deploy_speed_main,
         deploy_speed,
+        delta_sizes,
     )
 }
 
