@@ -7,8 +7,10 @@ import time
 import pytest
 from trust_parts import (
     BLOB,
+    CHANNEL,
     CONTENT,
     FAST,
+    FLEET,
     MANIFEST,
     PORTAL,
     Device,
@@ -25,6 +27,7 @@ from edgeinc.update.disk import Disk
 from edgeinc.update.fetch import Gone, Limits, Source
 
 SIZE = len(CONTENT[BLOB])
+CONTENT_OF_CHANNEL = b'{"step": 1}'
 
 
 def asked_for(server, name):
@@ -302,3 +305,22 @@ def test_a_device_of_its_own_folder_is_begun_where_nothing_is(tmp_path, server, 
     fresh.root = device.root
     fresh.folder.mkdir()
     assert fresh.take() == CONTENT[BLOB]
+
+
+def test_a_small_target_that_was_fetched_is_not_fetched_again(device, server, published, keys):
+    """Unless another one is signed, or what was kept is not that one any more."""
+    for _ in range(3):
+        assert device.refresh().target(CHANNEL) == CONTENT_OF_CHANNEL
+    assert len(asked_for(server, "stable.json")) == 1
+    for kept in device.cache.glob("small/*"):
+        kept.write_bytes(b'{"step": 9}')
+    assert device.refresh().target(CHANNEL) == CONTENT_OF_CHANNEL
+    assert len(asked_for(server, "stable.json")) == 2
+    published.add_targets(FLEET, {CHANNEL: b'{"step": 2}'}, signers=everyone(keys))
+    assert device.refresh().target(CHANNEL) == b'{"step": 2}'
+    many = {f"channels/north/{number}.json": b"%d" % number for number in range(9)}
+    published.add_targets(FLEET, many, signers=everyone(keys))
+    trusted = device.refresh()
+    for path, content in many.items():
+        assert trusted.target(path) == content
+    assert len(list(device.cache.glob("small/*"))) == 4

@@ -91,17 +91,17 @@ class Transfer(FetcherInterface):
             Gone: The other side does not give it.
             OSError: The disk is full, or does not work.
         """
-        if _is(to, wanted):
+        if is_target(to, wanted):
             return
         part = to.with_name(f"{to.name}.part")
         last = self.received + budget_bytes
         resumed = part.exists()
         self._fill(part, place, wanted, last)
-        if not _is(part, wanted) and resumed:
+        if not is_target(part, wanted) and resumed:
             # What lay here was not the beginning of this file.
             self._disk.remove(part)
             self._fill(part, place, wanted, last)
-        if not _is(part, wanted):
+        if not is_target(part, wanted):
             self._disk.remove(part)
             raise Refusal(
                 "CORRUPT",
@@ -183,7 +183,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _is(path: Path, wanted: TargetFile) -> bool:
+def is_target(path: Path, wanted: TargetFile) -> bool:
     """Whether a file is what was signed."""
     if not path.is_file():
         return False

@@ -14,9 +14,10 @@ loop of our own that resumes, is bounded, and ends in a hash.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -29,7 +30,7 @@ from tuf.ngclient import Updater
 
 from edgeinc.errors import UsageError
 from edgeinc.schema import Floor
-from edgeinc.update._transfer import STILL, Gone, Transfer
+from edgeinc.update._transfer import STILL, Gone, Transfer, is_target
 from edgeinc.update._transport import Limits
 from edgeinc.update.disk import Disk
 from edgeinc.update.refusal import Refusal
@@ -39,6 +40,8 @@ __all__ = ["EARLIEST", "Gone", "Limits", "Source", "Trusted", "utc_now"]
 EARLIEST = datetime(2026, 11, 1, tzinfo=timezone.utc)
 """This code is younger: a clock that shows less is not set."""
 
+SMALL, KEPT = "small", 4
+"""Folder of the cache for small targets, and how many of them stay: channel and manifests."""
 _CLOCK_SLACK = timedelta(hours=24)
 
 
@@ -153,7 +156,7 @@ class Trusted:
         return self._found(path) is not None
 
     def target(self, path: str, *, limit_bytes: int = 1 << 20) -> bytes:
-        """The content of a small target.
+        """The content of a small target; one that was fetched lately is not fetched again.
 
         Raises:
             Refusal: As `refresh`; `TRUST` where no role vouches for the path, `CORRUPT` where the
@@ -167,10 +170,23 @@ class Trusted:
                 f"{path} has {wanted.length} bytes, at most {limit_bytes} are read",
                 hint=f"tell the publisher; {STILL}",
             )
+        kept = self._cache / SMALL / hashlib.sha256(path.encode()).hexdigest()
+        if is_target(kept, wanted):
+            return kept.read_bytes()
         with _refusing(self._source.targets):
             content = self._transfer.download_bytes(self._place(wanted), wanted.length)
             wanted.verify_length_and_hashes(content)
+        self._keep(kept, content)
         return content
+
+    def _keep(self, kept: Path, content: bytes) -> None:
+        """Keep a small target beside the newest others; nothing depends on it."""
+        with suppress(OSError):
+            self._disk.make_folder(kept.parent)
+            self._disk.write_atomic(kept, content)
+            files = sorted(kept.parent.iterdir(), key=lambda file: file.stat().st_mtime)
+            for old in files[:-KEPT]:
+                self._disk.remove(old)
 
     def download(self, path: str, to: Path, *, budget_bytes: int) -> None:
         """Bring a target into a file, from where an earlier try ended in `to`.part.
