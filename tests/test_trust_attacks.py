@@ -450,6 +450,39 @@ def test_the_first_of_two_roles_wins(device, forge, keys, server):
     assert trusted.signs(b)
 
 
+def test_a_role_is_trusted_by_each_delegation_for_itself(device, forge, keys):
+    """Two roles delegate to a third with different keys; those of the first alone signed it."""
+    a, b = "models/erfnet/site-a/x", "models/erfnet/site-b/x"
+    delegate(
+        forge,
+        keys,
+        MODEL,
+        ("one", "models/erfnet/site-a/*", False, []),
+        ("two", "models/erfnet/site-b/*", False, []),
+    )
+    shared = Metadata(Targets(expires=datetime.now(timezone.utc) + timedelta(days=9)))
+    shared.signed.targets = {path: TargetFile.from_data(path, b"x") for path in (a, b)}
+    for name, key in (("one", keys["spare"][0]), ("two", keys["spare"][1])):
+        parent = Metadata.from_file(str(forge.path(name)))
+        parent.signed.delegations = Delegations({}, {})
+        role = DelegatedRole("shared", [], 1, False, ["models/*/*/*"])
+        parent.signed.delegations.roles["shared"] = role
+        parent.signed.add_key(key.public_key, "shared")
+        forge.write(name, parent, keys["spare"][:1])
+    with forge.edit("snapshot") as snapshot:
+        snapshot.version += 1
+        snapshot.meta["shared.json"] = MetaFile(1)
+    forge.write("shared", shared, keys["spare"][:1])
+    for paths in ((a, b), (b, a)):
+        trusted = device.refresh()
+        for path in paths:
+            if path == a:
+                assert trusted.signs(a)
+                continue
+            with refused("TRUST"):
+                trusted.signs(b)
+
+
 def test_roles_that_delegate_to_each_other_end(device, forge, keys):
     delegate(forge, keys, MODEL, ("one", "models/erfnet/site-a/*", False, []))
     with forge.edit(MODEL):

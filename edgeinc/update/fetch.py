@@ -81,6 +81,7 @@ class Trusted:
         checked: When that was; None before the first.
         limits: What a transfer may take.
         now: The clock.
+        earliest: A clock that shows less is not set.
         sleep: Waits for seconds.
     """
 
@@ -95,11 +96,12 @@ class Trusted:
         checked: datetime | None = None,
         limits: Limits | None = None,
         now: Callable[[], datetime] = utc_now,
+        earliest: datetime = EARLIEST,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cache, self._source, self._bootstrap = cache, source, root
         self._disk, self._now = disk, now
-        self._floors, self._checked = floors, checked
+        self._floors, self._checked, self._first = floors, checked, earliest
         self._transfer = Transfer(_is_web(source.metadata), limits or Limits(), sleep, disk)
         self._updater: Updater | None = None
 
@@ -207,7 +209,7 @@ class Trusted:
     # ------------------------------------------------------------------------------- metadata
 
     def _check_clock(self, now: datetime) -> None:
-        earliest = max(EARLIEST, (self._checked or EARLIEST) - _CLOCK_SLACK)
+        earliest = max(self._first, (self._checked or self._first) - _CLOCK_SLACK)
         if now < earliest:
             raise Refusal(
                 "CLOCK",
