@@ -29,6 +29,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
+PICTURE = HERE.parent / "docs" / "images" / "areas-of-made-images.png"
 CLASSES = ("road", "sky", "building", "car")
 LEAST_FOUND = 90.0
 LEAST_FALL = 10.0
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--work", type=Path, default=HERE / "runs" / "inversion_proof")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "inversion_proof.csv")
+    parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args()
     run = trained(options)
     rows = finished(options)
@@ -61,7 +63,7 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    plot(rows, options.out.with_suffix(".png"))
+    plot(rows, options.picture)
 
 
 def trained(options: argparse.Namespace) -> Path:
