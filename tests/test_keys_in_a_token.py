@@ -18,7 +18,11 @@ from edgeinc.update.repository import Repository
 
 pkcs11 = pytest.importorskip("pkcs11")
 
-MODULES = [*Path("/usr/lib").glob("**/libsofthsm2.so"), *Path("/opt").glob("**/libsofthsm2.so")]
+MODULES = [
+    file
+    for pattern in ("lib", "lib/*", "lib64", "local/lib")
+    for file in Path("/usr").glob(f"{pattern}/softhsm/libsofthsm2.so")
+]
 pytestmark = pytest.mark.skipif(
     not MODULES or shutil.which("softhsm2-util") is None, reason="no SoftHSM here"
 )

@@ -48,9 +48,9 @@ DEFAULT_METHOD = "ejt"
 """What `train` prepares for and `extend` uses where no method is named."""
 
 WHY_DEFAULT: Mapping[Background, str] = {
-    "none": "none was named, and of all that need no old data it ended highest on CamVid",
-    "real": "none was named, and of all it ended nearest to joint training on synthetic streets",
-    "virtual": "none was named, and it ended nearest to joint training in the other modes",
+    "none": "none was named, and without old data it ended highest on CamVid",
+    "real": "none was named, and without old data it ended highest on synthetic streets",
+    "virtual": "none was named, and it ended highest in the other modes",
 }
 UNPREPARED = ("finetune", IMPORT)
 """How a step 0 comes about that names no method for the steps after it."""

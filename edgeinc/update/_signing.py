@@ -8,12 +8,23 @@ from typing import Any
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, Targets
+from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, TargetFile, Targets
 
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.schema import RepoRole
 from edgeinc.update._tree import Published
 from edgeinc.update.roles import LIFETIME_DAYS, kind_of, patterns
+
+
+def unwritten(signed: Any) -> Metadata[Any]:
+    """Metadata before its version 1."""
+    signed.version = 0
+    return Metadata(signed)
+
+
+def target_of(path: str, content: bytes) -> TargetFile:
+    """What metadata says of a file."""
+    return TargetFile.from_data(path, content, ["sha256"])
 
 
 def lifetime(role: str) -> timedelta:

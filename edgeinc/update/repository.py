@@ -24,7 +24,6 @@ from tuf.api.metadata import (
     MetaFile,
     Root,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
 )
@@ -41,6 +40,8 @@ from edgeinc.update._signing import (
     set_threshold,
     sign_as,
     sign_root,
+    target_of,
+    unwritten,
     verifies,
 )
 from edgeinc.update._tree import Published, Tree
@@ -110,7 +111,7 @@ class Repository:
             if target is not None:
                 file = self._tree.target_file(target)
                 content = file.read_bytes() if file.is_file() else b""
-                if _target(path, content) != target:
+                if target_of(path, content) != target:
                     raise EdgeincError(
                         f"{file} is not as it was signed", hint="publish the step again"
                     )
@@ -139,7 +140,7 @@ class Repository:
         for role in [*TOP, *keys]:
             if not keys.get(role):
                 raise UsageError(f"{role} has no key", hint=f"add --key {role}=URI, or --keys DIR")
-        root: Metadata[Root] = _unwritten(Root(consistent_snapshot=True))
+        root: Metadata[Root] = unwritten(Root(consistent_snapshot=True))
         targets = Targets(delegations=Delegations({}, {}))
         for role, signers in keys.items():
             public = [signer.public_key for signer in signers]
@@ -148,12 +149,12 @@ class Repository:
         advance(root, "root", self._now())
         given = [signer for signers in keys.values() for signer in signers]
         sign_root(root, None, given)
-        roles = {role: _unwritten(Targets()) for role in keys if role not in TOP}
+        roles = {role: unwritten(Targets()) for role in keys if role not in TOP}
         published = Published(
             root,
-            _unwritten(Snapshot()),
-            _unwritten(Timestamp()),
-            {"targets": _unwritten(targets), **roles},
+            unwritten(Snapshot()),
+            unwritten(Timestamp()),
+            {"targets": unwritten(targets), **roles},
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._tree.lock():
@@ -198,7 +199,7 @@ class Repository:
                         f"{role} may not sign {path}",
                         hint=f"only {', '.join(delegated.paths or ())}",
                     )
-                signed.targets[path] = _target(path, files[path])
+                signed.targets[path] = target_of(path, files[path])
             for path in remove:
                 if signed.targets.pop(path, None) is None:
                     raise UsageError(f"{role} does not sign {path}", hint="see `edgeinc repo ls`")
@@ -280,7 +281,7 @@ class Repository:
             published.roles[parent].signed.delegations = delegations
             give_keys(published.roles[parent].signed, role, keys, model=model)
             set_threshold((delegations.roles or {})[role], threshold, role)
-            published.roles.setdefault(role, _unwritten(Targets()))
+            published.roles.setdefault(role, unwritten(Targets()))
             return self._commit(published, [parent, role], signers)
 
     def sign(self, *, signers: Iterable[Signer]) -> RepoChange:
@@ -398,13 +399,3 @@ class Repository:
         for path, data in writes:
             self._tree.write(path, data)
         return RepoChange(str(self.folder), versions, True, ())
-
-
-def _unwritten(signed: Any) -> Metadata[Any]:
-    """Metadata before its version 1."""
-    signed.version = 0
-    return Metadata(signed)
-
-
-def _target(path: str, content: bytes) -> TargetFile:
-    return TargetFile.from_data(path, content, ["sha256"])
