@@ -16,11 +16,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from time import sleep
 
 from edgeinc import host
+from edgeinc.clock import written_now
 from edgeinc.data import Dataset, open_dataset
 from edgeinc.deploy._chart import draw
 from edgeinc.deploy._choice import Live, agreements, judge, networks
@@ -225,7 +225,7 @@ def _begin(
         rows=(),
         host=host.host(gpu=gpu_name(system) if on_gpu else ""),
         scopes=words,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=written_now(),
         data=dataset.ref if dataset else None,
         images=len(images.images),
         board=board(system, tegrastats=lines[0] if lines else ""),

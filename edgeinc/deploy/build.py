@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from typing import Any
 
 from edgeinc import __version__, host
 from edgeinc.child import run_child
+from edgeinc.clock import written_now
 from edgeinc.deploy._recipe import MAX_ROWS, input_shapes
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.progress import SILENT, Progress
@@ -240,7 +240,7 @@ def _engine_card(
             "edgeinc": __version__,
             **{name: v for name in packages if (v := host.installed(name))},
         },
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=written_now(),
         rows=facts["rows"],
         replaceable=tuple(facts["replaceable"]),
         fixed_sha256=facts["fixed_sha256"],

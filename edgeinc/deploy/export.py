@@ -14,13 +14,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypedDict
 
 from edgeinc import __version__, host
+from edgeinc.clock import written_now
 from edgeinc.data import Image
 from edgeinc.deploy._form import CAPACITY, GATES, MIOU_LOSS, Form, form_of, inputs, outputs, suffix
 from edgeinc.deploy._parity import Labels, compare, labels_of
@@ -317,7 +317,7 @@ def _card(
         weights_sha256=info.weights_sha256,
         parent_sha256=info.parent_sha256,
         versions={"edgeinc": __version__, **{k: v for k, v in versions.items() if v}},
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=written_now(),
         head_shape=(rows, positions, channels),
         batch=form.batch,
         answer=form.answer,

@@ -15,7 +15,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from safetensors.torch import save
 
 from edgeinc import host, registry
+from edgeinc.clock import written_now
 from edgeinc.config import Layer, from_sets, resolve
 from edgeinc.data import Dataset, open_dataset
 from edgeinc.errors import UsageError
@@ -102,7 +102,7 @@ def import_weights(
     weights = fitted(published(read_weights(source), model, source), meant)
     norm = given or weights.normalisation
     built = _options(model, weights.options, options)
-    info = RunInfo(model, built, chosen, _now(), mean=norm.mean, std=norm.std)
+    info = RunInfo(model, built, chosen, written_now(), mean=norm.mean, std=norm.std)
     network = _network(info, weights, len(meant.names))
     command = _command(
         source,
@@ -240,7 +240,7 @@ def _step(classes: Classes, data: DataRef, origin: dict[str, Any], command: str)
         settings={},
         host=host.host(),
         command=command,
-        started=_now(),
+        started=written_now(),
         iterations=0,
     )
 
@@ -269,7 +269,3 @@ def _command(file: Path, **arguments: Any) -> str:
             text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
             words += [f"--{key.replace('_', '-')}", text]
     return shlex.join(words)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

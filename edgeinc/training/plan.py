@@ -10,7 +10,6 @@ import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from edgeinc import config, host, registry
+from edgeinc.clock import written_now
 from edgeinc.config import Layer, TrainSettings
 from edgeinc.data import Dataset
 from edgeinc.data._conventions import load_convention
@@ -158,7 +158,7 @@ def plan_step(
         settings={**sources, "precision": Setting(precision, sources["precision"].source)},
         host=host.host(torch.cuda.get_device_name(device) if device.type == "cuda" else ""),
         command=command,
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started=written_now(),
         iterations=iterations(len(images), settings),
         parent_sha256=parent.weights_sha256 if parent else "",
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgeinc import registry
+from edgeinc.clock import written_now
 from edgeinc.config import Layer, TrainSettings, resolve
 from edgeinc.data import open_dataset
 from edgeinc.data._labels import extend_table, first_table
@@ -143,7 +143,8 @@ def train(
     height, width = size or nearest_size(model, dataset.default_size)
     check_size(model, (height, width))
     path = Path(run or Path("runs") / f"{dataset.ref.name}-{model}")
-    info = RunInfo(model, _model_options(model, layers), (height, width), _now(), plan_of_steps)
+    options = _model_options(model, layers)
+    info = RunInfo(model, options, (height, width), written_now(), plan_of_steps)
     known = path.exists() and resume
     if known:
         existing = open_run(path)
@@ -362,7 +363,3 @@ def _settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _paths(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return [Path(p) for p in paths]
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

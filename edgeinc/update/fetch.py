@@ -28,6 +28,7 @@ from tuf.api.metadata import TargetFile
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater
 
+from edgeinc.clock import utc_now
 from edgeinc.errors import UsageError
 from edgeinc.schema import Floor
 from edgeinc.update._transfer import STILL, Gone, Transfer, is_target
@@ -35,7 +36,7 @@ from edgeinc.update._transport import Limits
 from edgeinc.update.disk import Disk
 from edgeinc.update.refusal import Refusal
 
-__all__ = ["EARLIEST", "Gone", "Limits", "Source", "Trusted", "utc_now"]
+__all__ = ["EARLIEST", "Gone", "Limits", "Source", "Trusted"]
 
 EARLIEST = datetime(2026, 11, 1, tzinfo=timezone.utc)
 """This code is younger: a clock that shows less is not set."""
@@ -62,11 +63,6 @@ class Source:
         if "://" in place and not _is_web(place):
             raise UsageError(f"'{place}' is no source of updates", hint="http://, https:// or DIR")
         return cls(f"{place.rstrip('/')}/metadata", f"{place.rstrip('/')}/targets")
-
-
-def utc_now() -> datetime:
-    """This moment, in UTC, as the device's clock has it."""
-    return datetime.now(timezone.utc)
 
 
 class Trusted:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from securesystemslib.signer import Signer
 
+from edgeinc.clock import written_now
 from edgeinc.errors import UsageError
 from edgeinc.schema import Channel, ChannelResult, Manifest
 from edgeinc.update._signing import able
@@ -134,7 +134,7 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         paused=paused if wish.paused is None else wish.paused,
         revoke_below=floor,
         rollback=wish.rollback or (draft is not None and draft.rollback),
-        updated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        updated=written_now(),
     )
 
 

@@ -14,10 +14,10 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeinc import registry
+from edgeinc.clock import written_now
 from edgeinc.data import Data
 from edgeinc.errors import UsageError
 from edgeinc.progress import SILENT, Progress
@@ -267,7 +267,7 @@ def _draft(candidate: Candidate, parent: Release | None, terms: Terms, notes: st
     draft = Manifest(
         model=card.model,
         step=card.step,
-        created=_now(),
+        created=written_now(),
         producer=dict(card.versions),
         artifact=BundleArtifact(
             file_name=f"{card.model}.step-{card.step}.{card.precision}.onnx",
@@ -385,7 +385,3 @@ def _moved(old: bytes, new: bytes) -> str:
         moved.add("head")
     stayed = {t.name.split(".")[0] for t in tensors} - moved
     return ", ".join(sorted(moved))[:256] or "nothing" if stayed else "all"
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from edgeinc.clock import utc_now
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.schema import RepoChange, RepoGarbage, RepoListing, RepoTarget
 from edgeinc.update._garbage import garbage
@@ -49,11 +50,6 @@ from edgeinc.update.roles import TOP, kind_of
 
 Clock = Callable[[], datetime]
 _ONLINE = ("snapshot", "timestamp")
-
-
-def utc_now() -> datetime:
-    """This moment, in UTC."""
-    return datetime.now(timezone.utc)
 
 
 class Repository:

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 from tuf.api.metadata import Metadata, Targets
 
+from edgeinc.clock import utc_now
 from edgeinc.errors import UsageError
 from edgeinc.schema import RepoVerdict
 from edgeinc.update.disk import Disk
-from edgeinc.update.fetch import Limits, Source, Trusted, utc_now
+from edgeinc.update.fetch import Limits, Source, Trusted
 from edgeinc.update.roles import LIFETIME_DAYS, kind_of
 
 _SOON = 0.25
