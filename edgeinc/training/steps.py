@@ -227,7 +227,8 @@ def extend(
     Args:
         run: Folder of the run.
         new_classes: Classes to add; None takes those of the scenario's next step.
-        method: Name of the method; None takes that of the last extension, else CIL.
+        method: Name of the method; None takes that of the last extension, else
+            `DEFAULT_METHOD`.
         data: New images, from one dataset or several; None takes the run's dataset, cut to the
             images that show the new classes and to their labels.
         all_steps: Run every step left of the scenario.
