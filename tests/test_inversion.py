@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -329,23 +330,20 @@ def test_a_second_call_computes_nothing():
 
 
 class Stopping:
-    """A progress that stops the work at an iteration."""
+    """A progress that stops the work after some iterations, and knows where it began."""
 
-    def __init__(self, at):
-        self.at = at
+    def __init__(self, after):
+        self.left = after
+        self.began = None
 
+    @contextmanager
     def task(self, name, total, unit="it", done=0):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def opened():
-            yield self
-
-        return opened()
+        self.began = done
+        yield self
 
     def advance(self, n=1, note=""):
-        self.at -= n
-        if self.at < 0:
+        self.left -= n
+        if self.left < 0:
             raise KeyboardInterrupt
 
 
@@ -353,9 +351,11 @@ def test_interrupted_anywhere_it_continues_to_the_same_bytes(monkeypatch):
     model, whole = network(), images(network(), iterations=6)
     monkeypatch.setattr("edgeinc.methods._inversion.SAVE_EVERY_S", 0.0)
     store = Kept()
-    for stop in (3, 5, 7):
+    for after, began in ((3, 0), (2, 3), (3, 5)):  # else the rate and the time left were wrong
+        stopping = Stopping(after)
         with pytest.raises(KeyboardInterrupt):
-            images(model, store, progress=Stopping(stop), iterations=6)
+            images(model, store, progress=stopping, iterations=6)
+        assert stopping.began == began
     assert any(name.endswith(".part") for name in store.sets)
     assert same(whole, images(model, store, iterations=6))
     assert not any(name.endswith(".part") for name in store.sets)

@@ -176,6 +176,7 @@ def invert(
         watched = Watched(network, dtype, recipe.bn)
         plans = _plans(classes, recipe, total, seed)
         done = (total - len(missing)) * recipe.iterations
+        done += sum(_iterations_of(store.load(f"{names[i]}.part")) for i in missing)
         with progress.task("invert", total * recipe.iterations, "it", done) as task:
             for index in missing:
                 batch = _Batch(network, watched, recipe, plans[index], size, (seed, index))
@@ -228,7 +229,6 @@ class _Batch:
         """Run to the end, from the saved state if there is one; store the result."""
         total = self.recipe.iterations
         self._restore(store.load(f"{name}.part"))
-        task.advance(self.iteration)
         start = saved = monotonic()
         before = self.seconds
         while self.iteration < total:
@@ -323,11 +323,15 @@ class _Batch:
     def _restore(self, state: dict[str, Tensor] | None) -> None:
         if state is None:
             return
-        facts = state.pop("facts").tolist()
-        self.iteration, self.seconds, self.bn[0] = int(facts[0]), facts[1], facts[2]
+        self.iteration = _iterations_of(state)
+        _, self.seconds, self.bn[0] = state.pop("facts").tolist()
         with torch.no_grad():
             self.x.copy_(state.pop("x"))
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {0: state}})
+
+
+def _iterations_of(state: dict[str, Tensor] | None) -> int:
+    return 0 if state is None else int(state["facts"][0])
 
 
 def answer(network: Model, images: Tensor) -> Tensor:
