@@ -156,6 +156,22 @@ def test_short_flags_mean_the_same_everywhere():
     assert meaning == {flag: {name} for flag, name in expected.items()}
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["device", "init", "--trust"], "device init"),
+        (["--json", "data", "synth", "--n", "many"], "data synth"),
+        (["device", "frob"], "device"),
+        (["train", "--epochs", "data"], "train"),
+        (["frob"], ""),
+    ],
+)
+def test_a_usage_error_names_the_help_of_the_command_that_was_meant(edgeinc, words, command):
+    done = edgeinc(*words)
+    assert done.code == 2
+    assert f"see `{' '.join(['edgeinc', *command.split()])} --help`" in done.out + done.err
+
+
 @pytest.mark.parametrize("words", [[], ["data"], ["device"]])
 def test_without_a_command_help_is_printed(edgeinc, words):
     done = edgeinc(*words)

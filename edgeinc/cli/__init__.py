@@ -65,9 +65,9 @@ for _module in (
     "serve",
 ):  # in the order of the help
     import_module(f"edgeinc.cli.{_module}")
-app.add_typer(data_app, name="data", rich_help_panel=INFORMATION)
-app.add_typer(repo_app, name="repo", rich_help_panel=SHIP)
-app.add_typer(device_app, name="device", rich_help_panel=SHIP)
+_GROUPS = {"data": data_app, "repo": repo_app, "device": device_app}
+for _name, _group in _GROUPS.items():
+    app.add_typer(_group, name=_name, rich_help_panel=INFORMATION if _name == "data" else SHIP)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     color = "--no-color" not in words
-    bare = words in ([], ["data"], ["repo"], ["device"])
+    bare = not words or (len(words) == 1 and words[0] in _GROUPS)
     if bare or not {"-h", "--help"}.isdisjoint(words):
         _help_without_color(wanted=color)
     for stream in (sys.stdout, sys.stderr):
@@ -125,9 +125,18 @@ def _usage_message(error: Exception) -> str | None:
 
 def _usage_error(message: str, words: Sequence[str]) -> EdgeincError:
     said = message[:1].lower() + message[1:].rstrip(".") if message[1:2].islower() else message
-    known = [c.name for c in app.registered_commands] + ["data", "repo", "device"]
-    name = next((w for w in words if w in known), "")
-    return UsageError(said, hint=f"see `edgeinc {name} --help`".replace("  ", " "))
+    return UsageError(said, hint=f"see `{' '.join(['edgeinc', *_command_in(words)])} --help`")
+
+
+def _command_in(words: Sequence[str]) -> list[str]:
+    """The command that is meant, as far as it exists: [], one word, or a group and its command."""
+    level, found = app, list[str]()
+    for word in words:
+        if word in [command.name for command in level.registered_commands]:
+            return [*found, word]
+        if word in _GROUPS and level is app:
+            level, found = _GROUPS[word], [word]
+    return found
 
 
 def _common_last(words: list[str]) -> list[str]:

@@ -135,7 +135,10 @@ class Repository:
         self.check_new()
         for role in [*TOP, *keys]:
             if not keys.get(role):
-                raise UsageError(f"{role} has no key", hint=f"add --key {role}=URI, or --keys DIR")
+                raise UsageError(
+                    f"{role} has no key",
+                    hint=f"add --keys DIR, a new folder to make keys in, or --key {role}=URI",
+                )
         root: Metadata[Root] = unwritten(Root(consistent_snapshot=True))
         targets = Targets(delegations=Delegations({}, {}))
         for role, signers in keys.items():
