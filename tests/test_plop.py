@@ -13,8 +13,8 @@ from edgeinc.methods.plop import (
     median,
     pseudo_labels,
     published_median,
+    shared_cross_entropy,
     uncertainty,
-    weighted_cross_entropy,
 )
 from edgeinc.models import Output
 from edgeinc.schema import VOID
@@ -63,12 +63,12 @@ def slow_pseudo(labels, teacher, thresholds):
     return known, shares
 
 
-def slow_cross_entropy(student, known, shares, valid, weights=None):
+def slow_cross_entropy(student, known, shares, valid):
     total = 0.0
     for b, y, x in (known != VOID).nonzero().tolist():
         label = int(known[b, y, x])
         p = softmax(student[b, :, y, x].double().tolist())
-        total -= shares[b] * (1 if weights is None else weights[label]) * math.log(p[label])
+        total -= shares[b] * math.log(p[label])
     count = int(valid.sum())
     return total / count if count else 0.0
 
@@ -105,15 +105,25 @@ def test_uncertainty_is_one_for_equal_answers_and_zero_for_a_sure_one():
     assert int(says[0, 0, 1]) == 0
 
 
-@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 4.0, 0.25]])
-def test_cross_entropy_is_shared_per_image_and_averaged_over_what_is_not_void(case, weights):
+def test_cross_entropy_is_shared_per_image_and_averaged_over_what_is_not_void(case):
     student, teacher, labels = case
     known, share = pseudo_labels(labels, teacher, torch.tensor([0.9, 0.5, 0.2]), OLD)
     valid = labels != VOID
-    tensor = None if weights is None else torch.tensor(weights)
-    found = weighted_cross_entropy(student, known, share, valid, tensor)
-    expected = slow_cross_entropy(student, known, share.tolist(), valid, weights)
+    found = shared_cross_entropy(student, known, share, valid)
+    expected = slow_cross_entropy(student, known, share.tolist(), valid)
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_of_labels_do_not_weigh_pseudo_labels(case):
+    student, teacher, labels = case
+    ready = {"thresholds": torch.tensor([0.9, 0.5, 0.2])}
+    plain, weighted = plop(), plop(weights=torch.tensor([0.5, 1.0, 1.0, 4.0, 0.25]))
+    for method in (plain, weighted):
+        method.ready(ready)
+    answers = [m.terms(Output(student), labels, Output(teacher))["ce"] for m in (plain, weighted)]
+    assert float(answers[0]) == float(answers[1])
+    at_start = [m.terms(Output(student), labels, None)["ce"] for m in (plain, weighted)]
+    assert float(at_start[0]) != float(at_start[1])
 
 
 def test_void_alone_and_doubt_alone_give_zero():

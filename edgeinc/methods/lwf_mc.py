@@ -12,6 +12,8 @@ Keeps nothing.
 z and z' are the logits of student and teacher, BCE(z, t) = log(1 + e^z) - t z. The background is a
 class like the others.
 
+- Step 0 is trained with L_BCE as well: sigmoids of a network that a softmax trained mean nothing,
+  since a number added to all its logits changes no answer of it but all of these.
 - Every class has a sigmoid of its own; the decision is the largest, which is the argmax of logits.
 - L_BCE calls old classes wrong wherever the label is background; L_D, ten times as heavy, opposes.
 - Void pixels are left out of L_BCE and are part of L_D. New rows start at random.
@@ -38,6 +40,10 @@ class LwFMC(Method):
     backgrounds: ClassVar[tuple[Background, ...]] = ("real", "virtual")
 
     teacher: ClassVar[bool] = True
+    prepares: ClassVar[str] = (
+        "a sigmoid per class; "
+        "without them it is taught by a softmax, which ranks classes and does not say how sure each is"
+    )
 
     @dataclass(frozen=True)
     class Config:

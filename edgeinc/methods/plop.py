@@ -19,6 +19,8 @@ lines everything up. Maps are the stages of the network and the logits; n of C c
   0.001 is in that unit, and is multiplied by C_old log C here to be in the unit of u.
 - Their median adds the number of a bin instead of what is in it; `median = "published"` does so.
 - An image without an unlabelled pixel has v_i = 1; their code gives 0, so it would teach nothing.
+- Class weights weigh step 0 only: counted on a step's labels they know nothing of old classes, which
+  no label names and pseudo-labels name everywhere.
 - The stages are taken after their activation, the logits at the resolution of the features.
 - Cells are counted for each side by itself, so maps need not be square.
 """
@@ -103,15 +105,13 @@ class PLOP(Method):
 
     def terms(self, output: Output, labels: Tensor, teacher: Output | None) -> dict[str, Tensor]:
         """Cross-entropy with pseudo-labels and distillation; cross-entropy alone at step 0."""
-        weights = self.context.class_weights
         if teacher is None:
-            return supervised(output, labels, weights)
+            return supervised(output, labels, self.context.class_weights)
         first = self.context.first_new
         known, share = pseudo_labels(labels, teacher.logits, self._thresholds, first)
         valid = labels != VOID
         losses = [
-            weighted_cross_entropy(z, known, share, valid, weights)
-            for z in (output.logits, *output.aux)
+            shared_cross_entropy(z, known, share, valid) for z in (output.logits, *output.aux)
         ]
         terms = {"ce": losses[0], "kd": self.distillation(output, teacher)}
         return {**terms, "aux": torch.stack(losses[1:]).sum()} if output.aux else terms
@@ -209,9 +209,7 @@ def pseudo_labels(
     return known, torch.where(open_ > 0, taken / open_.clamp(min=1), 1.0)
 
 
-def weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, share: Tensor, valid: Tensor, class_weights: Tensor | None
-) -> Tensor:
+def shared_cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, valid: Tensor) -> Tensor:
     """L_CE of the module's docstring.
 
     Args:
@@ -219,13 +217,11 @@ def weighted_cross_entropy(
         labels: (B, H, W) int64 with pseudo-labels; `VOID` adds nothing.
         share: (B,) factor of each image.
         valid: (B, H, W) bool, the pixels the mean is over.
-        class_weights: (C,) factor of each labelled pixel, or None.
 
     Returns:
         A scalar, 0 when no pixel is valid.
     """
-    log_p = log_softmax(logits)
-    loss = F.nll_loss(log_p, labels, class_weights, ignore_index=VOID, reduction="none")
+    loss = F.nll_loss(log_softmax(logits), labels, ignore_index=VOID, reduction="none")
     return (share * loss.sum((1, 2))).sum() / valid.sum().clamp(min=1)
 
 

@@ -9,7 +9,7 @@ the step is done both are merged: what is stored and exported is the plain netwo
     training: each channel is that of one twin, of the other, or their mean, a third each
     otherwise: the mean, (s1 w1 + s2 w2) / 2 with s the scales of the BatchNorms
     L      = L_CE + L_PCKD
-    L_CE   = that of PLOP, with its pseudo-labels and its start of new rows
+    L_CE   = that of PLOP, with its pseudo-labels and its start of new rows, without class weights
     L_PCKD = sqrt(C / n) / maps * sum over maps of w * mean over images of
              (mean over k of ||P_k(a^2) - P_k(b^2)|| + ||P_c(a^2) - P_c(b^2)||)
 
