@@ -226,7 +226,7 @@ def references(name, background):
 
 
 def pseudo_ce(z, t, y):
-    """PLOP and RCIL: one image's (sum of losses, pixels that are not void)."""
+    """PLOP and RCIL, without class weights: one image's (sum of losses, pixels not void)."""
     total, hidden, taken, valid = 0.0, 0, 0, 0
     for zi, ti, label in zip(z, t, y, strict=True):
         if label == VOID:
@@ -239,7 +239,7 @@ def pseudo_ce(z, t, y):
             if entropy >= THRESHOLDS[label]:
                 continue
             taken += 1
-        total -= WEIGHTS[label] * log_p(zi)[label]
+        total -= log_p(zi)[label]
     return total * (taken / hidden if hidden else 1.0), valid
 
 

@@ -42,7 +42,7 @@ class LwFMC(Method):
     teacher: ClassVar[bool] = True
     prepares: ClassVar[str] = (
         "a sigmoid per class; "
-        "without them it is taught by a softmax, which ranks classes and does not say how sure each is"
+        "without them a softmax teaches it, which ranks classes but does not say how sure each is"
     )
 
     @dataclass(frozen=True)

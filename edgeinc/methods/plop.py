@@ -19,8 +19,8 @@ lines everything up. Maps are the stages of the network and the logits; n of C c
   0.001 is in that unit, and is multiplied by C_old log C here to be in the unit of u.
 - Their median adds the number of a bin instead of what is in it; `median = "published"` does so.
 - An image without an unlabelled pixel has v_i = 1; their code gives 0, so it would teach nothing.
-- Class weights weigh step 0 only: counted on a step's labels they know nothing of old classes, which
-  no label names and pseudo-labels name everywhere.
+- Class weights weigh step 0 only: counted on a step's labels they know nothing of old classes,
+  which no label names and pseudo-labels name everywhere.
 - The stages are taken after their activation, the logits at the resolution of the features.
 - Cells are counted for each side by itself, so maps need not be square.
 """
