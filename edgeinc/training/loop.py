@@ -79,13 +79,13 @@ def fit(job: Fit, *, progress: Progress) -> float:
     with _process_state(job):
         torch.manual_seed(settings.seed + job.batches.step)
         state = State(job.folder, model, optimizer, scaler, job.method)
-        done, seconds = state.load()
-        start = perf_counter() - seconds
+        start = perf_counter()
         job.method.ready(_prepared(job, progress))
+        done, seconds = state.load()  # last: training has moved on from what was prepared
+        start -= seconds
         model.train()
         forward = torch.compile(model) if settings.compile else model
         per_epoch = total // settings.epochs
-        start = perf_counter() - seconds
         stream = job.batches.stream(done * settings.accumulate, total * settings.accumulate)
 
         with (
