@@ -84,7 +84,7 @@ def ours(network: Model, recipe: Recipe, size: Size) -> Callable[[], object]:
     dtype = torch.bfloat16 if host.computes_bf16() else torch.float32
     watched = Watched(network, dtype, recipe.bn)
     targets = wished(network, recipe.batch)
-    batch = _Batch(network, watched, recipe, targets, size, (0, 0))
+    batch = _Batch(network, watched, recipe, targets, 0, size, (0, 0))
     return batch.step
 
 

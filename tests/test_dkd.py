@@ -9,6 +9,7 @@ from torch import nn
 from edgeinc.config import TrainSettings
 from edgeinc.methods import StepContext, Survey, registry
 from edgeinc.methods import _sigmoid as sigmoid_parts
+from edgeinc.methods._sigmoid import above_background
 from edgeinc.methods.dkd import auxiliary_loss, split_scores
 from edgeinc.models import Head, Output, create
 from edgeinc.models._fold import folded
@@ -23,7 +24,7 @@ KEPT = {"sigmoids": torch.ones(1)}
 
 def dkd(first=OLD, classes=OLD + NEW, background="real", memory=None, **options):
     plugin = registry.load("methods", "dkd")
-    context = StepContext(first, classes, background, None, memory or {})
+    context = StepContext(first, classes, background, None, memory or {}, sigmoids=bool(memory))
     return plugin(plugin.Config(**options), context)
 
 
@@ -172,6 +173,14 @@ def test_kd_is_the_binary_distillation_of_the_old_classes(case, background):
     taken = (labels >= OLD) & (labels != VOID) & (background == "none")
     expected = slow_distillation(student[:, : teacher.shape[1]], teacher, taken)
     assert float(found) == pytest.approx(5 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sigmoids", [True, False])
+def test_logits_of_another_method_of_sigmoids_stay_what_they_are(sigmoids):
+    context = StepContext(3, 4, "none", None, sigmoids=sigmoids)  # of STAR's, say: nothing is kept
+    logits = torch.tensor([-4.0, -5.0, -6.0]).view(1, 3, 1, 1)
+    found = above_background(logits, context).flatten().tolist()
+    assert found == pytest.approx([-4, -5, -6] if sigmoids else [1.5, 0, -1.5])
 
 
 def test_without_a_background_logits_of_a_softmax_are_set_against_each_other(case):

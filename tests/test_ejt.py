@@ -225,6 +225,16 @@ def test_weights_count_what_the_teacher_believes():
     assert method._weights.tolist() == pytest.approx(weights, rel=1e-4)
 
 
+def test_a_class_that_is_hardly_believed_in_does_not_take_the_loss():
+    method = ejt(weighting="inverse")
+    method.ready({"pixels": torch.tensor([400.0, 600.0, 7e-6, 24.0, 0.0], dtype=torch.float64)})
+    weights = method._weights
+    by_hand = [1024 / n for n in (400, 600, 24)]
+    expected = [w / (sum(by_hand) / 3) for w in by_hand]
+    assert weights[[0, 1, 3]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert 7e-6 * float(weights[2]) < 1e-3 * 24 * float(weights[3])
+
+
 # ------------------------------------------------------------------------------ in a run
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeinc.methods import NOTHING_KEPT
+from edgeinc.methods import NOTHING_KEPT, _inversion
 from edgeinc.methods._inversion import (
     Recipe,
     aggregate,
@@ -255,6 +255,21 @@ def test_several_wished_classes_are_different_ones():
     (batch, *_) = images(network(), classes_per_image=2, iterations=1)
     assert batch["wished"].shape[1] == batch["share"].shape[1] == 2
     assert all(len(set(row)) == 2 for row in batch["wished"].tolist())
+
+
+def test_every_class_that_is_not_wished_counts_against_several_whatever_the_draw_was(monkeypatch):
+    spied = []
+    real = _inversion.classification
+    monkeypatch.setattr(
+        _inversion,
+        "classification",
+        lambda scores, wished, first: spied.append(first) or real(scores, wished, first),
+    )
+    model = network(classes=9)
+    for classes, first in (((1, 2, 3, 4, 5, 6, 7, 8), 1), (range(9), 0)):
+        spied.clear()
+        images(model, classes=classes, classes_per_image=2, iterations=1)
+        assert set(spied) == {first}
 
 
 def test_clipped_images_are_ones_that_a_camera_could_take():

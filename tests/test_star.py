@@ -1,6 +1,7 @@
 """STAR: what it keeps of a class, what it makes of it, and its terms, against slow loops."""
 
 import math
+from dataclasses import replace
 from statistics import mean, pstdev
 
 import pytest
@@ -17,7 +18,7 @@ NETWORKS = ("erfnet", "bisenet")
 
 def star(first=OLD, classes=OLD + NEW, background="real", memory=None, **options):
     plugin = registry.load("methods", "star")
-    context = StepContext(first, classes, background, None, memory or {})
+    context = StepContext(first, classes, background, None, memory or {}, sigmoids=bool(memory))
     return plugin(plugin.Config(**options), context)
 
 
@@ -299,6 +300,20 @@ def test_noise_goes_on_where_a_restored_step_left_off():
     assert len(set(drawn)) == 3
     two.restore({"draws": torch.tensor([2])})
     assert float(two._replayed().detach()) == drawn[2]
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63])
+def test_every_seed_that_a_run_can_have_draws_noise_of_its_own(seed):
+    model = create("erfnet", [OLD, NEW], {"width": 0.125})
+    memory = keeps(channels=model.heads()[0].channels)
+    drawn = []
+    for value in (seed, seed + 1):
+        method = star(memory=memory)
+        method.context = replace(method.context, seed=value)
+        method.begin(model, model)
+        method.ready({"missing": torch.tensor([0.0, 9.0, 0.0])})
+        drawn.append(float(method._replayed().detach()))
+    assert drawn[0] != drawn[1]
 
 
 # ------------------------------------------------------------------------------ from step to step

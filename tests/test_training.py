@@ -503,6 +503,25 @@ def test_frozen_batch_norm_statistics_stay_through_an_extension(base_run):
     assert any(not torch.equal(old[k], new[k]) for k in old if k.endswith("conv.weight"))
 
 
+@pytest.mark.parametrize(("method", "options"), [("joint", ()), ("cil", ("method.init=fresh",))])
+def test_statistics_of_a_network_that_starts_anew_are_not_frozen(base_run, method, options):
+    frozen = {"freeze_bn_stats": True, "freeze_bn_affine": True}
+    edgeinc.extend(base_run, new_classes=["car"], method=method, sets=options, **frozen)
+    tensors = load_file(open_run(base_run).weights(1))
+    means = [v for k, v in tensors.items() if k.endswith("running_mean")]
+    assert means
+    assert all(bool(v.any()) for v in means)
+
+
+def test_a_step_that_its_method_refuses_leaves_nothing_behind(base_run):
+    edgeinc.extend(base_run, new_classes=["car"], method="ewc")
+    with pytest.raises(UsageError, match="fisher=exact") as refused:
+        edgeinc.extend(base_run, new_classes=["bus"], method="ewc", sets=("method.fisher=exact",))
+    assert open_run(base_run).pending is None
+    assert "method.fisher=online" in refused.value.hint
+    edgeinc.extend(base_run, new_classes=["bus"], method="ewc")
+
+
 def test_bf16_trains_close_to_fp32(base_run, tmp_path):
     twin = tmp_path / "twin"
     shutil.copytree(base_run, twin)

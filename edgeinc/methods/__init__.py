@@ -40,6 +40,7 @@ class StepContext:
         background: The run's background mode.
         class_weights: (classes,) cross-entropy weights from the step's labels, or None.
         weighting: What they are made by, for a method that counts pixels in its own way.
+        sigmoids: Whether the method that trained the step before has `Method.sigmoids`.
         memory: What the method kept at the step before; empty at step 0 or after another method.
         seed: The run's, for what a method draws by itself.
     """
@@ -51,6 +52,7 @@ class StepContext:
     memory: dict[str, Tensor] = field(default_factory=dict)
     seed: int = 0
     weighting: Weighting = "none"
+    sigmoids: bool = False
 
 
 class Store(Protocol):
@@ -109,6 +111,8 @@ class Method(ABC):
             must be labelled for the older classes too. `all`: every image so far with every label
             so far (an upper bound that breaks the rules on purpose).
         teacher: Whether it asks the network of the previous step about every batch.
+        sigmoids: Whether each of its logits is that of a sigmoid and means something by itself;
+            those of a softmax mean nothing but their differences.
         prepares: What it trains at step 0 for the steps to come, and what it does instead where
             the step before was imported or trained by another method; "" where it needs nothing.
             Said when such a run is extended.
@@ -118,6 +122,7 @@ class Method(ABC):
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real")
     labels: ClassVar[Literal["new", "new-and-old", "all"]] = "new"
     teacher: ClassVar[bool] = False
+    sigmoids: ClassVar[bool] = False
     prepares: ClassVar[str] = ""
 
     def __init__(self, config: Any, context: StepContext) -> None:

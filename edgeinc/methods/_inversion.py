@@ -179,7 +179,8 @@ def invert(
         done += sum(_iterations_of(store.load(f"{names[i]}.part")) for i in missing)
         with progress.task("invert", total * recipe.iterations, "it", done) as task:
             for index in missing:
-                batch = _Batch(network, watched, recipe, plans[index], size, (seed, index))
+                plan = plans[index]
+                batch = _Batch(network, watched, recipe, plan, min(classes), size, (seed, index))
                 made[index] = batch.make(store, names[index], task)
     return [batch for batch in made if batch is not None]
 
@@ -206,6 +207,7 @@ class _Batch:
         watched: Watched,
         recipe: Recipe,
         wished: list[list[int]],
+        first: int,
         size: Size,
         seeds: tuple[int, int],
     ) -> None:
@@ -216,7 +218,7 @@ class _Batch:
         self.wished = torch.tensor(wished, device=device)
         drawn = rng.choice(SCALES, (n, c)) if not recipe.r else np.full((n, c), recipe.r)
         self.r = torch.tensor(drawn, dtype=torch.float32, device=device)
-        self.first = min(min(w) for w in wished)
+        self.first = first
         noise = rng.standard_normal((n, 3, *size), np.float32)
         self.x = torch.from_numpy(noise).to(device).requires_grad_(True)
         mean, std = (torch.tensor(v, device=device) for v in (network.mean, network.std))

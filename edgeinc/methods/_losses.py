@@ -51,7 +51,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None =
 
 def nll(log_p: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """`cross_entropy` for logarithms of probabilities that are already there."""
-    total = F.nll_loss(log_p, labels, class_weights, ignore_index=VOID, reduction="sum")
+    # Not reduction="sum": on CUDA that is not deterministic.
+    total = F.nll_loss(log_p, labels, class_weights, ignore_index=VOID, reduction="none").sum()
     valid = labels != VOID
     if class_weights is None:
         return total / valid.sum().clamp(min=1)

@@ -62,11 +62,8 @@ def zero_background(model: Model, background: Background, known: int) -> None:
 
 
 def from_softmax(context: StepContext) -> bool:
-    """Whether the old logits come from a softmax without a background.
-
-    A method of sigmoids keeps something at every step, so nothing kept means another method before.
-    """
-    return context.background == "none" and not context.memory and context.first_new > 1
+    """Whether the old logits come from a softmax without a background."""
+    return context.background == "none" and not context.sigmoids and context.first_new > 1
 
 
 def against_the_others(rows: Tensor, axis: int) -> Tensor:
@@ -192,7 +189,10 @@ def seen_by_classifier(output: Output, method: str) -> Tensor:
 
 
 def shrunk(labels: Tensor, size: torch.Size) -> Tensor:
-    """Labels or marks (B, H, W) at the resolution of the features, the nearest pixel's."""
+    """Labels or marks (B, H, W) at the resolution of the features: of a cell its upper left pixel.
+
+    As `F.interpolate(mode="nearest")` takes them, which published code uses.
+    """
     height, width = labels.shape[-2:]
     rows = torch.arange(size[0], device=labels.device) * height // size[0]
     columns = torch.arange(size[1], device=labels.device) * width // size[1]

@@ -75,6 +75,7 @@ class DKD(Method):
 
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
     teacher: ClassVar[bool] = True
+    sigmoids: ClassVar[bool] = True
     prepares: ClassVar[str] = "new classes start silent, not from its auxiliary classifier"
 
     @dataclass(frozen=True)

@@ -108,7 +108,10 @@ class EJT(Method):
     def ready(self, prepared: dict[str, Tensor]) -> None:
         """Take the weights that follow from the counts."""
         if "pixels" in prepared:
-            self._weights = class_weights(self.context.weighting, prepared["pixels"])
+            # Of a class that is not there less than a pixel is expected: no share to balance by.
+            pixels = prepared["pixels"]
+            there = pixels.where(pixels >= 1, 0)
+            self._weights = class_weights(self.context.weighting, there)
         else:
             self._weights = self.context.class_weights
 

@@ -40,6 +40,7 @@ class LwFMC(Method):
     backgrounds: ClassVar[tuple[Background, ...]] = ("real", "virtual")
 
     teacher: ClassVar[bool] = True
+    sigmoids: ClassVar[bool] = True
     prepares: ClassVar[str] = (
         "a sigmoid per class; "
         "without them a softmax teaches it, which ranks classes but does not say how sure each is"

@@ -7,8 +7,8 @@ the class table. A step teaches the new rows, the unknown row and, slowly, the b
 
     L  = mean over pixels that are not void of sum over [unknown, background, classes] of
          -(y log s + (1 - y) log(1 - s)),  s = sigmoid(z), y = 1 for the pixel's channel
-    y  = the label; background becomes unknown; from step 1 on, background where the previous
-         network decides for an old class with s >= 0.7 becomes that class
+    y  = the label; background becomes unknown; from step 1 on, background where the largest s of
+         the previous network is that of an old class and at least 0.7 becomes that class
     decision: argmax of [s_background + s_unknown, s_1, s_2, ...]
     new rows = copies of the unknown row of the step before
 
@@ -41,9 +41,10 @@ class SSUL(Method):
 
     backgrounds: ClassVar[tuple[Background, ...]] = ("real", "virtual")
     teacher: ClassVar[bool] = True
+    sigmoids: ClassVar[bool] = True
     prepares: ClassVar[str] = (
-        "a head of sigmoids with a row for what is unknown; "
-        "without it, that row and the new ones start as copies of the background's"
+        "a head of sigmoids with a row for what is unknown; without it, that row and the new ones "
+        "start as copies of the background's, and a softmax's logits are read as sigmoids'"
     )
 
     @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
@@ -70,6 +71,7 @@ class STAR(Method):
 
     backgrounds: ClassVar[tuple[Background, ...]] = ("none", "real", "virtual")
     teacher: ClassVar[bool] = True
+    sigmoids: ClassVar[bool] = True
     prepares: ClassVar[str] = "the classes of step 0 have no statistics and are not replayed"
 
     @dataclass(frozen=True)
@@ -231,7 +233,8 @@ class STAR(Method):
         """Mean loss of features made from the old classes' statistics, negatives all."""
         assert self._model is not None
         assert self._missing is not None
-        generator = torch.Generator().manual_seed((self.context.seed << 32) + self._draws)
+        numbers = np.random.SeedSequence([self.context.seed, self._draws])
+        generator = torch.Generator().manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
         self._draws += 1
         made = synthesise(self.context.memory, self._missing, self.config.samples, generator)
         logits = self._model.heads()[0](made[:, :, None, None])

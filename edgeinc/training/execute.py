@@ -45,9 +45,14 @@ def run_step(
             f"step {pending.index} of {run.path} was interrupted",
             hint="add --resume to continue it, or --overwrite to start it again",
         )
-    if pending is not None and resume:
-        check_unchanged(pending, plan)
-        info = pending
+    begun = pending if resume else None
+    if begun is not None:
+        check_unchanged(begun, plan)
+    # Before anything is written: a method may refuse what it finds.
+    method = make_method(run, plan)
+    model, old, teacher = build(run, plan, method)
+    if begun is not None:
+        info = begun
     else:
         run.discard(plan.info.index)
         info = replace(plan.info, status="running")
@@ -55,8 +60,6 @@ def run_step(
     if plan.held_out:
         run.write_held_out(info.index, plan.held_out)
     announce(plan, progress)
-    method = make_method(run, plan)
-    model, old, teacher = build(run, plan, method)
     batches = Batches(
         plan.dataset,
         plan.images,
@@ -110,11 +113,17 @@ def make_method(run: Run, plan: StepPlan) -> Method:
         background=info.background,
         class_weights=class_weights(plan),
         weighting=plan.settings.class_weights,
+        sigmoids=parent is not None and _has_sigmoids(parent.method),
         memory=load_file(memory, device=str(plan.device)) if memory else {},
         seed=plan.settings.seed,
     )
     plugin = registry.load("methods", info.method)
     return plugin(plugin.Config(**info.method_options), context)
+
+
+def _has_sigmoids(method: str) -> bool:
+    known = method in registry.names("methods")  # it may be `import`, or a plug-in that has gone
+    return known and bool(registry.load("methods", method).sigmoids)
 
 
 def try_growth(run: Run, plan: StepPlan) -> None:
@@ -156,11 +165,10 @@ def build(run: Run, plan: StepPlan, method: Method) -> tuple[Model, Model | None
         model = _network(run, counts) if fresh else _before(run, plan)
         if fresh and plan.settings.init:
             model.load_backbone(read_weights(Path(plan.settings.init)))
-        if parent is not None:
+        if not fresh:
             # Before it grows: a decoder that is added has no statistics yet that could be kept.
             stats, affine = plan.settings.freeze_bn_stats, plan.settings.freeze_bn_affine
             model.freeze_bn(stats=stats, affine=affine)
-        if not fresh:
             method.grow(model, counts[-1])
         method.begin(model, old)
     place = partial(_placed, device=plan.device)
