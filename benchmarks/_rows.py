@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,17 @@ def train_extensions(name: str, row: Row, conditions: Conditions, runs: Path) ->
     assert scenario is not None
     if len(run.steps) == len(scenario.steps):
         return
-    edgeinc.extend(
-        path,
-        method=row.method,
-        all_steps=True,
-        sets=row.sets,
-        resume=True,
-        progress=Ui().progress,
-        **conditions.extend,
+    extend = partial(
+        edgeinc.extend, path, method=row.method, sets=row.sets, resume=True, **conditions.extend
     )
+    if registry.load("methods", row.method).labels != "all":
+        extend(all_steps=True, progress=Ui().progress)
+    while len(run.steps) < len(scenario.steps):
+        # Images of several steps are joined once: as many epochs as all steps' iterations take.
+        epochs, budget = conditions.base["epochs"], run.steps[0].iterations * (len(run.steps) + 1)
+        (planned,) = extend(epochs=epochs, dry_run=True).steps
+        share = budget / planned.iterations
+        extend(epochs=round(epochs * share), progress=Ui().progress)
     file = path / PEAK
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else 0.0
     file.write_text(json.dumps(max(before, peak_memory())), encoding="utf-8")

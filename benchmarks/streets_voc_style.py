@@ -10,8 +10,8 @@ Six classes at step 0 (road, sidewalk, building, sky, tree, person), then car an
 step only the step's classes are labelled, all else is background, as in the protocol on Pascal VOC:
 `disjoint` images show no class of a later step, `overlapped` ones may. Either way a street is full
 of the old classes; in `close-ups` the images of later steps show a car or a bus and little else.
-Every step has as many images (`--images`); `joint` has as many as all steps together, and so as
-many iterations as they.
+Every step has as many images (`--images`); `joint` has those of all steps so far, and as many
+iterations as they together.
 The ablations repeat tables 2 to 6 of the HRHF paper and table 3 of DKD's.
 
 Interrupted or killed, the same command continues; finished rows are kept.
@@ -23,7 +23,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -124,8 +123,7 @@ def main() -> None:
         for selection in selections:
             conditions = conditions_of(plan, selection, options)
             for name, row in chosen.items():
-                images = options.images * (len(PLANS[plan]) if name == "joint" else 1)
-                train_row(name, row, replace(conditions, extend={"limit": images}), options.runs)
+                train_row(name, row, conditions, options.runs)
                 lines: list[dict[str, object]] = []
                 for done in rows:
                     run = folder_of(done, conditions, options.runs)
@@ -225,7 +223,7 @@ def conditions_of(plan: str, selection: str, options: argparse.Namespace) -> Con
     return Conditions(
         name="-".join(map(str, columns.values())),
         base=base,
-        extend={},
+        extend={"limit": options.images},
         columns=columns,
         tasks=PLANS[plan],
     )

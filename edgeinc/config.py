@@ -76,7 +76,8 @@ class TrainSettings:
         hold_out: Share of the step's images kept out of training, to choose settings by; an image
             is on the same side at every step. `eval --split hold-out` scores them.
         convention: What void is in training, and how `eval` scores (`edgeinc ls conventions`).
-        limit: Use the first N images of the step only, and N to score it (a smoke test).
+        limit: Use the first N images of the step only, and N to score it (a smoke test); a method
+            that trains on every image so far takes N of each step.
     """
 
     epochs: Positive = 40

@@ -138,8 +138,9 @@ def plan_step(
             f"method '{method}' needs the labels of the older classes in the new images",
             hint="add --labels new-and-old where they are labelled, or use another method",
         )
-    found, counts = select_images(dataset, scenario, table, every=every, progress=progress)
-    images, counts, kept_out = _hold_out(dataset, found, counts, settings)
+    images, counts, kept_out = select_images(
+        dataset, scenario, table, settings, every=every, progress=progress
+    )
     step = table.last_step
     visible = table.names
     if not every and scenario.labels == "new-only":
@@ -217,24 +218,32 @@ def scenario_of(
 
 
 def select_images(
-    dataset: Dataset, scenario: Scenario, table: ClassTable, *, every: bool, progress: Progress
-) -> tuple[tuple[str, ...], Counts]:
-    """The images of the newest step in `table`, and what they show.
+    dataset: Dataset,
+    scenario: Scenario,
+    table: ClassTable,
+    settings: TrainSettings,
+    *,
+    every: bool,
+    progress: Progress,
+) -> tuple[tuple[str, ...], Counts, tuple[str, ...]]:
+    """The images of the newest step in `table`, what they show, and images kept out.
 
-    With `every`, those of all steps so far.
+    With `every`, those that all steps so far have: a limit cuts each of them, or it would leave
+    those of the first alone.
 
     Raises:
         UsageError: The scenario does not fit the dataset.
-        DataError: No pixel of a class of the step.
+        DataError: No pixel of a class of the step, or nothing is left to train on.
     """
     last = table.last_step
-    if not every:
-        return training_images(dataset, scenario, last, progress=progress)
-    found: dict[str, Any] = {}
-    for step in range(last + 1):
+    used: dict[str, Any] = {}
+    kept: dict[str, None] = {}
+    for step in range(last + 1) if every else (last,):
         ids, counts = training_images(dataset, scenario, step, progress=progress)
-        found.update(zip(ids, counts, strict=True))
-    return tuple(found), np.stack(list(found.values()))
+        own, shown, out = _hold_out(dataset, ids, counts, settings)
+        used.update(zip(own, shown, strict=True))
+        kept.update(dict.fromkeys(out))
+    return tuple(used), np.stack(list(used.values())), tuple(kept)
 
 
 def _hold_out(
