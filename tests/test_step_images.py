@@ -1,5 +1,6 @@
 """What a trained step records of its plan: images, labels, background, images kept out."""
 
+import hashlib
 import shutil
 from dataclasses import replace
 
@@ -49,6 +50,17 @@ def test_the_selections_change_the_images_of_a_step(base_run, shown):
             dry(base_run, new_classes=["car"], selection="disjoint")
     part = dry(base_run, new_classes=["car", "bus"], selection="partitioned").images
     assert 0 < part < len(cars | shown["bus"])
+
+
+def test_a_limit_leaves_joint_training_images_of_every_step(base_run, shown, street_data):
+    ids = open_dataset(street_data).ids("train")
+    old = shown["road"] | shown["sky"] | shown["building"]
+    new = {name: next(i for i in ids if i in shown[name]) for name in ("tree", "car", "bus")}
+    name, late = max(new.items(), key=lambda item: ids.index(item[1]))
+    first = next(i for i in ids if i in old)
+    assert late != first, "the scenes no longer show what this is about"
+    step = dry(base_run, new_classes=[name], method="joint", limit=1)
+    assert step.images_sha256 == hashlib.sha256(f"{first}\n{late}".encode()).hexdigest()
 
 
 def test_an_index_file_is_of_its_step_only(base_run, shown, tmp_path):
