@@ -188,7 +188,10 @@ def test_a_channel_that_names_another_bundle_is_refused(root, world):
 
 @pytest.mark.parametrize("what", ["fleet", "model"])
 def test_a_channel_for_others_is_refused(root, world, what):
-    world.repository.asked = channel(NEW, **{what: "other"})
+    others = {what: "other"}
+    if what == "model":
+        others["manifest"] = NEW.path.replace("erfnet", "other")
+    world.repository.asked = channel(NEW, **others)
     assert "other" in refused(world, root, "INCOMPATIBLE").message
 
 

@@ -1,18 +1,20 @@
 """Attacks on a whole device: it refuses with a reason, serves on, and takes what is genuine."""
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import timedelta, timezone
 
 import pytest
+import rfc8785
 from devices import Repository, World, bundle, channel, installed, served
 from stations import NEW, OLD, step_of
 from trust_parts import CHANNEL, FLEET, MODEL, everyone
 
-from edgeinc.errors import UpdateError
+from edgeinc.errors import EdgeincError, UpdateError
 from edgeinc.schema import ClassInfo
 from edgeinc.update import _zstd
-from edgeinc.update.manifest import write
+from edgeinc.update.manifest import bundle_id, write
 
 
 def takes(station, wanted=NEW):
@@ -129,6 +131,36 @@ def test_a_fleet_that_signs_a_step_itself_is_not_heard(station, keys):
             station.lay_down(signed, path, content)
     with station.refusing("TRUST"):
         station.update()
+
+
+@pytest.mark.parametrize("what", ["manifest", "blobs"])
+def test_a_fleet_cannot_sign_a_step_under_its_own_path(station, keys, what):
+    """With the keys of the fleet and the online ones, and nothing of the model's."""
+    evil, below = bundle(2, notes="evil"), "channels/north"
+    named = json.loads(evil.content)
+    if what == "blobs":
+        for blob in named["blobs"]:
+            blob["target"] = f"{below}/{blob['kind']}"
+    content = rfc8785.dumps(named)
+    path = f"{below}/manifest.json" if what == "manifest" else evil.path
+    order = json.loads(write(channel(evil, fleet="north")))
+    order |= {"manifest": path, "bundle_id": bundle_id(content)}
+    with station.forge.edit(FLEET) as signed:
+        signed.version += 1
+        station.lay_down(signed, CHANNEL, rfc8785.dumps(order))
+        for name, blob in evil.files.items():
+            station.lay_down(signed, f"{below}/{name.rpartition('/')[2]}", blob)
+        if what == "manifest":
+            station.lay_down(signed, path, content)
+    if what == "blobs":  # the model's own team cannot point at files of the fleet either
+        with station.forge.edit(MODEL) as signed:
+            signed.version += 1
+            station.lay_down(signed, path, content)
+    served = station.state.current
+    with pytest.raises(EdgeincError) as refused:
+        station.update()
+    assert "not a file of a release of erfnet" in str(refused.value.message)
+    assert station.state.current == served
 
 
 def test_a_model_team_cannot_order_anything(station, keys):

@@ -50,8 +50,8 @@ MANIFEST = Manifest(
     classes=CLASSES,
     background="none",
     blobs=(
-        Blob("full", f"blobs/{A}.onnx.zst", 7_000_000, A, "", "zstd"),
-        Blob("delta", f"blobs/{B}.ezd", 1_000_000, B, C, "ezd1-int6"),
+        Blob("full", f"models/camvid-erfnet/step-1/{A}.onnx.zst", 7_000_000, A, "", "zstd"),
+        Blob("delta", f"models/camvid-erfnet/step-1/{B}.ezd", 1_000_000, B, C, "ezd1-int6"),
     ),
     metrics=BundleScore("camvid", 101, 60.5, 61.0, 58.25, {"sky": 90.0, "car": None}, 1.5, A),
     gates=DeviceGates(99.0, None, ("CPUExecutionProvider",), 300.0, 500, 98.0, None),

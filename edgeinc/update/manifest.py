@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from edgeinc.errors import EdgeincError, UpdateError
 from edgeinc.schema import Channel, Manifest, from_json, to_dict
+from edgeinc.update.roles import is_of_model
 
 MAX_BYTES = 1 << 20
 MAX_CLASSES = 255
@@ -252,8 +253,8 @@ def _blob_problems(m: Manifest) -> Iterator[str]:
         yield from _hashes(**{f"{place}.sha256": blob.sha256})
         yield from _names(**{f"{place}.codec": blob.codec})
         yield from _within(f"{place}.bytes", blob.bytes, 1, MAX_FILE)
-        if not is_safe_target(blob.target):
-            yield f"{place}.target is {blob.target!r}, not a safe relative path"
+        if not (is_safe_target(blob.target) and is_of_model(blob.target, m.model)):
+            yield f"{place}.target is {blob.target!r}, not a file of a release of {m.model}"
         if blob.kind == "delta":
             yield from _hashes(**{f"{place}.base_sha256": blob.base_sha256})
         elif blob.base_sha256:
@@ -291,8 +292,9 @@ def _channel_problems(c: Channel) -> Iterator[str]:
     yield from _within("step", c.step, 0, MAX_FILE)
     yield from _within("revoke_below", c.revoke_below, 0, c.step)
     yield from _within("percent", c.percent, 0, 100)
-    if not is_safe_target(c.manifest):
-        yield f"manifest is {c.manifest!r}, not a safe relative path"
+    # Below the model, where the fleet's keys cannot sign: they say who gets a step, not what it is.
+    if not (is_safe_target(c.manifest) and is_of_model(c.manifest, c.model)):
+        yield f"manifest is {c.manifest!r}, not a file of a release of {c.model}"
 
 
 def _names(**values: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "channel_path",
     "channel_role",
+    "is_of_model",
     "kind_of",
     "model_role",
     "release_path",
@@ -64,6 +65,12 @@ def channel_role(fleet: str) -> str:
         UsageError: Not a name.
     """
     return f"channel-{_checked(fleet, _NAME, 'fleet')}"
+
+
+def is_of_model(path: str, model: str) -> bool:
+    """Whether a file lies where only a model's keys can sign, or those of a site below it."""
+    parts = path.split("/")
+    return len(parts) == 4 and parts[:2] == ["models", model]
 
 
 def site_role(site: str) -> str:
