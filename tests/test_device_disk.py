@@ -11,7 +11,7 @@ import pytest
 from devices import Folder
 from stations import NEW, OLD, step_of
 
-from edgeinc.errors import UpdateError
+from edgeinc.errors import EdgeincError, UpdateError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, limits and modes")
 RANDOM = os.urandom(200_000)
@@ -82,6 +82,32 @@ def test_a_folder_that_is_read_only(station, place):
         folder.chmod(0o755)
     assert in_child(without_rights) == "committed"
     assert station.serves == NEW.artifact
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can lend a file to another user")
+def test_a_journal_of_another_user_is_not_a_damaged_one(station):
+    """A hold that was set with `sudo` and a strict umask stays a hold."""
+    station.publish(NEW)
+    for path in [station.root.parent, station.root, *station.root.rglob("*")]:
+        os.chown(path, 12_345, 12_345, follow_symlinks=False)
+    journal = station.root / "state.json"
+    os.chown(journal, 0, 0)
+    journal.chmod(0o600)
+    before = journal.read_bytes()
+
+    def as_the_service():
+        os.setuid(12_345)
+        try:
+            station.update()
+        except EdgeincError as err:
+            return err.message, err.hint
+        return "taken", ""
+
+    message, hint = in_child(as_the_service)
+    assert "state.json may not be read by this user" in message
+    assert "it belongs to root; repeat as that user: sudo -u root edgeinc" in hint
+    assert journal.read_bytes() == before
+    assert station.serves == OLD.artifact
 
 
 class Dying(Folder):

@@ -117,6 +117,16 @@ class Disk:
         return new
 
 
+def as_owner(path: Path) -> str:
+    """What to do where a file or folder belongs to another user."""
+    place = path if os.access(path, os.F_OK) else path.parent
+    try:
+        owner = place.owner()
+    except (OSError, KeyError):  # not to be seen, or a user without a name
+        owner = "USER"
+    return f"it belongs to {owner}; repeat as that user: sudo -u {owner} edgeinc ..."
+
+
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
     """Turn a fault of the file system into one clear line.
@@ -138,8 +148,11 @@ def refusing(what: str) -> Iterator[None]:
                 f"no space left to {what}{place}",
                 hint="free some space, then repeat; what is served stays served",
             ) from err
+        hint = "look at the disk (mounted read-only? worn out?)"
+        if isinstance(err, PermissionError) and err.filename:
+            hint = as_owner(Path(err.filename))
         raise Refusal(
             "DISK",
             f"cannot {what}: {err.strerror or err}{place}",
-            hint="look at the disk (mounted read-only? worn out?); what is served stays served",
+            hint=f"{hint}; what is served stays served",
         ) from err

@@ -18,6 +18,7 @@ import rfc8785
 
 from edgeinc.errors import EdgeincError
 from edgeinc.schema import SCHEMA_VERSION, from_json, to_dict
+from edgeinc.update.disk import as_owner
 
 T = TypeVar("T")
 
@@ -70,11 +71,14 @@ def read_sealed(kind: type[T], path: Path) -> T | None:
     """The document in a file, or None when there is none or it is damaged.
 
     Raises:
-        EdgeincError: It was written by a newer edgeinc.
+        EdgeincError: It was written by a newer edgeinc, or this user may not read it: what cannot
+            be seen is not damaged, and must not be replaced by something older.
     """
     try:
         with path.open("rb") as file:
             content = file.read(LIMIT_BYTES + 1)
+    except PermissionError as err:
+        raise EdgeincError(f"{path} may not be read by this user", hint=as_owner(path)) from err
     except OSError:
         return None
     return unseal(kind, content, source=str(path))

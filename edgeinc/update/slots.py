@@ -79,7 +79,7 @@ def damage(slot: Path) -> str:
     """What is wrong with a slot in a few words; "" when every byte is as it was signed.
 
     Raises:
-        EdgeincError: It was made by a newer edgeinc.
+        EdgeincError: It was made by a newer edgeinc, or this user may not read it.
     """
     if not slot.is_dir():
         return "the slot is gone"
