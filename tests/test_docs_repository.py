@@ -16,13 +16,13 @@ def test_the_commands_run_and_leave_a_repository_that_devices_take(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    assert len(lines) == 11
+    assert len(lines) == 13
     for line in lines:
         with pytest.raises(SystemExit) as end:
             main(line.split()[1:])
         assert end.value.code == 0, f"{line}\n{capsys.readouterr().err}"
     versions = verify("repo").versions
-    assert versions["root"] == 2
+    assert versions["root"] == 3
     assert {"model-erfnet", "model-bisenet", "site-gate2", "channel-north"} <= versions.keys()
 
 

@@ -445,6 +445,8 @@ def test_the_command_publishes_and_changes_the_channel(run, place, street_data, 
     assert json.loads(out)["channel"]["percent"] == 5
     for words, hint in (
         (("--gate", "speed=3"), "is not a gate"),
+        (("--gate", "trial_seconds=nan"), "is not a number"),
+        (("--gate", "max_p95_ms=inf"), "is not a number"),
         (("--bits", "5"), "5 bits"),
         (("--step", "1"), "leave out one of both"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -371,7 +372,9 @@ def _gates(pairs: list[str]) -> dict[str, object]:
         if name not in _GATES or not equals:
             raise UsageError(f"--gate '{pair}' is not a gate", hint=suggest(name, tuple(_GATES)))
         try:
-            found[name] = _GATES[name](text)
+            found[name] = value = _GATES[name](text)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(text)
         except ValueError as err:
             raise UsageError(
                 f"--gate '{pair}' is not a number", hint=f"such as --gate {name}=40"
