@@ -522,6 +522,20 @@ def test_a_step_that_its_method_refuses_leaves_nothing_behind(base_run):
     edgeinc.extend(base_run, new_classes=["bus"], method="ewc")
 
 
+def test_options_of_a_method_go_on_while_the_method_does(base_run):
+    edgeinc.extend(
+        base_run, new_classes=["car"], method="cil", sets=["method.entropy_weights=false"]
+    )
+    edgeinc.extend(base_run, new_classes=["bus"])
+    assert open_run(base_run).step(2).method_options["entropy_weights"] is False
+    (changed,) = edgeinc.extend(
+        base_run, new_classes=["tree"], sets=["method.entropy_weights=true"], dry_run=True
+    ).steps
+    assert changed.method_options["entropy_weights"] is True
+    (other,) = edgeinc.extend(base_run, new_classes=["tree"], method="lwof", dry_run=True).steps
+    assert "entropy_weights" not in other.method_options
+
+
 def test_bf16_trains_close_to_fp32(base_run, tmp_path):
     twin = tmp_path / "twin"
     shutil.copytree(base_run, twin)

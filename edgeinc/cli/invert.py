@@ -99,6 +99,9 @@ def invert(
         progress=ui.progress,
     )
     ui.remember(path)
+    # With other options `extend` would make other images.
+    given = [word for file in config or () for word in ("--config", file)]
+    given += [word for item in sets or () for word in ("--set", item)]
     rows = [(c.name, c.images, c.found, c.area) for c in result.classes]
     ui.result(
         result,
@@ -111,5 +114,5 @@ def invert(
         f"images {result.folder}",
         *([f"copied {result.out}"] if result.out else []),
         essential=[result.out or result.folder],
-        hint=["edgeinc", "extend", path, "--new-classes", "NAME,NAME", "--method", "hrhf"],
+        hint=["edgeinc", "extend", path, "--new-classes", "NAME,NAME", "--method", "hrhf", *given],
     )

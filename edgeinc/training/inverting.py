@@ -69,7 +69,7 @@ def invert(
     folder = open_run(run)
     info = folder.step(step)
     flags = {"device": device, "precision": precision, "threads": threads, "seed": seed}
-    layers = [inherited(info), *gather_layers([Path(c) for c in config], sets, flags)]
+    layers = [inherited(info, "hrhf"), *gather_layers([Path(c) for c in config], sets, flags)]
     chosen, _ = settings.resolve(TrainSettings, layers)
     options, _ = settings.resolve(HRHF.Config, layers, table="method")
     classes = old_classes(len(info.classes), info.background)

@@ -88,13 +88,19 @@ def gather_layers(
     ]
 
 
-def inherited(step: StepInfo) -> Layer:
-    """What an extension takes over from the step before, as the weakest source."""
-    values = {
+def inherited(step: StepInfo, method: str) -> Layer:
+    """What an extension takes over from the step before, as the weakest source.
+
+    Options of the method are among it where the method is the same.
+    """
+    values: dict[str, Any] = {
         name: s.value
         for name, s in step.settings.items()
         if s.source != "default" and name not in NOT_INHERITED
     }
+    if method == step.method:
+        known = {f.name for f in fields(registry.load("methods", method).Config)}
+        values["method"] = {k: v for k, v in step.method_options.items() if k in known}
     return Layer(f"step {step.index}", values)
 
 

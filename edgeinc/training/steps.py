@@ -323,7 +323,7 @@ def _plan_extension(
         method=method,
         table=extend_table(parent.table, dataset, names),
         dataset=dataset,
-        layers=[inherited(parent), *layers],
+        layers=[inherited(parent, method), *layers],
         parent=parent,
         command=command_line("extend", words, layers),
         progress=progress,
