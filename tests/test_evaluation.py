@@ -1,6 +1,7 @@
 """Scores of a session, against IoU counted here in plain loops."""
 
 import csv
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import edgeinc
 from edgeinc.data import Dataset, Label, open_dataset
-from edgeinc.errors import MissingError, UsageError
+from edgeinc.errors import DataError, MissingError, UsageError
 from edgeinc.evaluation import evaluate, group_means, predict_native, score_session
 from edgeinc.runs import open_run
 from edgeinc.runtimes import Session
@@ -378,6 +379,19 @@ def test_run_scores_as_an_independent_loop_over_its_predictions(extended, street
             image = cv2.resize(data.image(image_id), session.size[::-1])
             pairs.append((session.run(image[None])[0], truth))
     assert [c.iou for c in result.classes] == pytest.approx(slow_iou(pairs, len(names)))
+
+
+def test_data_that_was_moved_is_asked_for(base_run, street_data, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(street_data, moved)
+    document = base_run / "step-0" / "step.json"
+    text = document.read_text(encoding="utf-8")
+    gone = str(tmp_path / "gone")
+    document.write_text(text.replace(str(street_data), gone), encoding="utf-8")
+    with pytest.raises(DataError, match="not at .*gone any more") as caught:
+        edgeinc.evaluate(base_run)
+    assert "--data PATH" in caught.value.hint
+    assert edgeinc.evaluate(base_run, data=moved).images
 
 
 def test_forgetting_is_the_iou_after_its_own_step_minus_now(extended):

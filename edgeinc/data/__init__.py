@@ -206,7 +206,14 @@ def open_dataset(
         root = _absolute(Path(data_root)) / data.name if data_root else Path(data.root)
         if root.suffix.lower() == ".zip" and not root.is_dir():
             return _recognised(root, progress)
-        return registry.load("datasets", data.name)(root)  # type: ignore[no-any-return]
+        try:
+            return registry.load("datasets", data.name)(root)  # type: ignore[no-any-return]
+        except DataError as err:
+            if root.exists():
+                raise
+            raise DataError(
+                f"the run's data is not at {root} any more", hint="say where it is: --data PATH"
+            ) from err
     text = os.fspath(data)
     if text in registry.names("datasets"):
         root = _absolute(Path(data_root or os.environ.get("EDGEINC_DATA_ROOT") or "data"))
