@@ -388,7 +388,7 @@ def test_data_that_was_moved_is_asked_for(base_run, street_data, tmp_path):
     text = document.read_text(encoding="utf-8")
     gone = str(tmp_path / "gone")
     document.write_text(text.replace(str(street_data), gone), encoding="utf-8")
-    with pytest.raises(DataError, match="not at .*gone any more") as caught:
+    with pytest.raises(DataError, match=r"not at .*gone any more") as caught:
         edgeinc.evaluate(base_run)
     assert "--data PATH" in caught.value.hint
     assert edgeinc.evaluate(base_run, data=moved).images
