@@ -8,9 +8,11 @@ cause; whatever happens, no child is left behind.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
+import runpy
 import signal
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from edgeinc.progress import Task
 SHARE = 0.9
 """Of the memory that is free when the work begins, the share a child may take unless told."""
 _LOOK_EVERY_S = 0.2
+_PR_SET_PDEATHSIG = 1
 _ERRORS = {kind.exit_code: kind for kind in (EdgeincError, UsageError, MissingError)}
 
 
@@ -43,7 +46,7 @@ def run_child(
     memory_bytes: int | None = None,
     timeout_s: float | None = None,
 ) -> dict[str, Any]:
-    """Run `python -m MODULE` on a job and return its result.
+    """Run a module on a job in a child and return its result.
 
     Args:
         module: It reads the job from standard input and answers in the lines described above.
@@ -76,10 +79,28 @@ def run_child(
     raise _death(process.returncode, watch.phase, tail)
 
 
+def command(module: str) -> list[str]:
+    """What runs a module in a child of this process that does not outlive it.
+
+    A parent that is killed cannot clean up, and what its child computes nobody waits for. Linux
+    alone can do that; elsewhere the child ends its work.
+    """
+    return [sys.executable, "-m", "edgeinc.child", str(os.getpid()), module]
+
+
+def _bound(parent: int, module: str) -> None:
+    """Be a module, and be killed when the parent ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before that
+            os.kill(os.getpid(), signal.SIGKILL)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 @contextlib.contextmanager
 def _started(module: str, job: dict[str, Any], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", module],
+        command(module),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -195,3 +216,9 @@ def _death(code: int, phase: str, tail: str) -> EdgeincError:
 def _last_line(log: bytes) -> str:
     lines = log.decode(errors="replace").strip().splitlines()
     return lines[-1].strip()[:300] if lines else ""
+
+
+if __name__ == "__main__":
+    _parent, _module = int(sys.argv[1]), sys.argv[2]
+    sys.argv = sys.argv[2:]
+    _bound(_parent, _module)

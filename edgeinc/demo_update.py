@@ -34,7 +34,7 @@ from edgeinc.predict._video import opened, writer
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runtimes import _golden, open_artifact
 from edgeinc.schema import DeviceConfig, Exchange, ServeResult, UpdateDemoResult, from_json
-from edgeinc.update import ceremony, identity, journal, serving
+from edgeinc.update import ceremony, enrol, journal, serving
 from edgeinc.update.device import Device
 from edgeinc.update.publish import Terms, publish
 from edgeinc.update.serving_files import server_of
@@ -85,9 +85,7 @@ def demo_update(out: str | os.PathLike[str], *, progress: Progress = SILENT) -> 
     publish(repo, files[0], keys=keys, terms=terms, limit=SCORED, progress=progress)
     with _offered(repo) as url:
         trust = (repo / "metadata" / "1.root.json").read_bytes()
-        identity.init(
-            root, DeviceConfig("demo-device", FLEET, "erfnet", url, provider="cpu"), trust
-        )
+        enrol.init(root, DeviceConfig("demo-device", FLEET, "erfnet", url, provider="cpu"), trust)
         first = Device(root).update(repository(root))
         progress.message(f"the device {first.text}: {first.bytes:,} bytes fetched over HTTP")
         with _serving(root, video, out / "seen.mp4", progress) as end:

@@ -5,6 +5,9 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
+
 from edgeinc.errors import EdgeincError
 from edgeinc.schema import (
     Blob,
@@ -24,7 +27,7 @@ from edgeinc.schema import (
 from edgeinc.update import _zstd, serving
 from edgeinc.update.device import Device
 from edgeinc.update.disk import Disk
-from edgeinc.update.identity import init
+from edgeinc.update.enrol import init
 from edgeinc.update.manifest import bundle_id, write
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.serving import Judgement
@@ -42,6 +45,19 @@ GATES = DeviceGates(
     max_single_class_percent=98.0,
     min_agreement_old_percent=None,
 )
+
+
+def _root():
+    """The root metadata of a repository that nobody else knows."""
+    signer = CryptoSigner.generate_ed25519()
+    root = Root()
+    root.add_key(signer.public_key, "root")
+    metadata = Metadata(root)
+    metadata.sign(signer)
+    return metadata.to_bytes()
+
+
+ROOT = _root()
 
 
 class Folder(Disk):
@@ -135,6 +151,7 @@ class Repository:
     version: int = 1
     cut_after: int | None = None
     chunk: int = 100
+    metered: bool = True
     served: list = field(default_factory=list)
 
     def connect(self, disk):
@@ -154,6 +171,7 @@ class Source:
     def __init__(self, repository, floors, disk):
         self.repository, self.floors, self.disk = repository, floors, disk
         self.received_bytes = 0
+        self.metered = repository.metered
 
     def refresh(self):
         seen = self.floors.get("timestamp", Floor(0))
@@ -245,7 +263,7 @@ class World:
 
 def installed(root, world, *, server=True):
     """A device that serves what the repository asks for now."""
-    init(root, CONFIG, b"{}", disk=world.disk)
+    init(root, CONFIG, ROOT, disk=world.disk)
     world.update(root)
     if server:
         start_server(root, world.disk)

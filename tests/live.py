@@ -13,7 +13,7 @@ from edgeinc.runtimes import _golden
 from edgeinc.schema import ArtifactCard, Blob, BundleArtifact, ClassInfo, DeviceConfig, to_json
 from edgeinc.update import _zstd
 from edgeinc.update.device import Device
-from edgeinc.update.identity import init
+from edgeinc.update.enrol import init
 from edgeinc.update.manifest import bundle_id, read, write
 from edgeinc.update.repository import Repository
 from edgeinc.update.source import repository

@@ -27,8 +27,8 @@ from tuf.api.metadata import TargetFile
 from edgeinc.schema import Blob
 from edgeinc.update import _zstd, journal
 from edgeinc.update.device import Device
+from edgeinc.update.enrol import init
 from edgeinc.update.fetch import Source, Trusted
-from edgeinc.update.identity import init
 from edgeinc.update.manifest import read, write
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.repository import Repository

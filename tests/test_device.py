@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 
 import pytest
 from devices import (
     CONFIG,
     GATES,
+    ROOT,
     Repository,
     World,
     bundle,
@@ -18,7 +21,7 @@ from devices import (
 )
 
 from edgeinc.cli import main
-from edgeinc.errors import UsageError
+from edgeinc.errors import MissingError, UsageError
 from edgeinc.schema import (
     ClassInfo,
     DeviceStatus,
@@ -30,7 +33,8 @@ from edgeinc.schema import (
 )
 from edgeinc.update import history, journal, orders, serving
 from edgeinc.update.device import Device
-from edgeinc.update.identity import init
+from edgeinc.update.enrol import init
+from edgeinc.update.lock import LOCK, alone
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.status import status, verify
 
@@ -65,7 +69,7 @@ def refused(world, root, reason, **how):
 
 
 def test_the_first_step_is_proven_by_the_probe_where_no_server_runs(tmp_path, world):
-    init(tmp_path / "device", CONFIG, b"{}")
+    init(tmp_path / "device", CONFIG, ROOT)
     outcome = world.update(tmp_path / "device")
     assert (outcome.change, outcome.step, outcome.was_step) == ("committed", 1, None)
     assert (outcome.proof, outcome.way) == ("probe", "full")
@@ -164,6 +168,28 @@ def test_a_canary_draws_its_percent_and_keeps_whom_it_drew():
     assert {i for i in ids if orders.is_drawn(channel(NEW, percent=10.0, salt="t"), i)} != ten
 
 
+@pytest.mark.parametrize(
+    "asked", [{"paused": True}, {"percent": 0.0}, {"bundle_id": bundle(0).id, "step": 0}]
+)
+def test_a_look_that_finds_no_fault_forgets_the_last_refusal(root, world, asked):
+    world.repository.asked = channel(NEW, bundle_id=FIX.id)
+    refused(world, root, "CORRUPT")
+    assert status(root).refused.reason == "CORRUPT"
+    world.repository.asked = replace(channel(NEW), **asked)
+    assert world.update(root).change == "nothing"
+    assert status(root).refused is None
+
+
+def test_a_device_that_serves_what_was_revoked_is_drawn_with_the_first(root, world):
+    world.repository.asked = channel(NEW, percent=0.0, revoke_below=2, paused=True)
+    assert world.update(root).reason == "PAUSED"
+    assert "revoked" in world.update(root).text
+    assert "revoked" in status(root, now=lambda: world.now).todo
+    world.repository.asked = channel(NEW, percent=0.0, revoke_below=2)
+    assert world.update(root).change == "committed"
+    assert status(root, now=lambda: world.now).todo == ""
+
+
 # ------------------------------------------------------------------------------------ it is refused
 
 
@@ -230,6 +256,56 @@ def test_wrong_bytes_never_come_into_a_slot(root, world):
     assert not any(p.name == sha(NEW.files[path]) for p in (root / "dl").iterdir())
 
 
+def test_a_look_is_no_refusal(root, world):
+    world.repository.asked = channel(NEW, bundle_id=FIX.id)
+    with pytest.raises(Refusal, match="is not the bundle the channel names"):
+        world.device(root).check(world.repository.connect(world.disk))
+    assert status(root).refused is None
+
+
+def test_a_first_step_that_is_refused_says_why_before_it_says_to_install(tmp_path, world):
+    init(tmp_path / "device", CONFIG, ROOT)
+    assert "edgeinc device update" in status(tmp_path / "device").todo
+    world.repository.asked = channel(OLD, bundle_id=FIX.id)
+    hint = refused(world, tmp_path / "device", "CORRUPT").hint
+    assert status(tmp_path / "device").todo == hint
+
+
+def test_nothing_is_fetched_for_a_runtime_that_is_not_here(root, world, monkeypatch):
+    from edgeinc.runtimes import Availability
+    from edgeinc.runtimes.onnxruntime import OnnxRuntime
+
+    gone = Availability(False, reason="it is gone", fix="pip install it")
+    monkeypatch.setattr(OnnxRuntime, "availability", classmethod(lambda cls: gone))
+    world.repository.served.clear()
+    with pytest.raises(MissingError, match="it is gone"):
+        world.update(root)
+    assert not any(path.endswith("full") for path in world.repository.served)
+    assert status(root).refused.reason == "MISSING"
+
+
+def test_a_bundle_may_cost_as_much_again_on_another_day(root, world):
+    world.repository = Repository([OLD, FIX], channel(FIX), version=2, cut_after=0)
+    total = sum(len(c) for c in FIX.files.values())
+    for _ in range(3 * total // world.repository.chunk + 9):
+        with pytest.raises(Refusal):
+            world.update(root)
+    assert "after a day" in refused(world, root, "BUDGET").hint
+    world.repository.cut_after = None
+    refused(world, root, "BUDGET")
+    world.now += 86_401
+    assert world.update(root).change == "committed"
+
+
+def test_bytes_of_a_folder_cost_nothing(root, world):
+    world.repository = Repository([OLD, FIX], channel(FIX), version=2, cut_after=0, metered=False)
+    for _ in range(99):
+        refused(world, root, "NETWORK")
+    assert journal.load(root).spent is None
+    world.repository.cut_after = None
+    assert world.update(root).change == "committed"
+
+
 # ------------------------------------------------------------------------------ condemned, deferred
 
 
@@ -281,6 +357,71 @@ def test_a_probe_that_was_killed_from_outside_is_deferred(root, world):
     assert journal.load(root).bad == ()
 
 
+def test_slots_that_were_never_committed_do_not_pile_up(root, world):
+    died = ProbeResult("interrupted", "it was killed from outside", "", None, None, None)
+    for step in range(2, 6):
+        new = bundle(step, parent=OLD)
+        world.repository = Repository([OLD, new], channel(new), version=step)
+        device = Device(root, disk=world.disk, now=lambda: world.now, prove=lambda *_: died)
+        with pytest.raises(Refusal, match="interrupted"):
+            device.update(world.repository.connect(world.disk))
+        assert {path.name for path in (root / "slots").iterdir()} == {OLD.id, new.id}
+    world.now += 4000
+    outcome = world.update(root)
+    assert (outcome.step, outcome.way, outcome.bytes) == (5, "held", 0)
+
+
+def on_trial(root, world):
+    """A device whose trial of NEW was cut off once."""
+    world.interrupted.add(sha(NEW.artifact))
+    refused(world, root, "DEFERRED")
+    world.interrupted.clear()
+    assert journal.load(root).trial.bundle.bundle_id == NEW.id
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [channel(NEW, paused=True), channel(NEW, percent=0.0), channel(OLD)],
+    ids=["paused", "not drawn", "the old one"],
+)
+def test_an_open_trial_ends_when_the_channel_asks_for_it_no_more(root, world, asked):
+    on_trial(root, world)
+    world.repository.asked = asked
+    assert world.update(root).change == "nothing"
+    assert journal.load(root).trial is None
+    assert served(root) == OLD.artifact
+    assert [e.what for e in history.newest(root).events][-1] == "trial dropped"
+    world.repository.asked = channel(NEW)
+    outcome = world.update(root)
+    assert (outcome.step, outcome.way) == (2, "held")
+
+
+def test_an_open_trial_ends_for_a_newer_step(root, world):
+    on_trial(root, world)
+    world.repository = Repository([OLD, NEW, FIX], channel(FIX, revoke_below=3), version=3)
+    outcome = world.update(root)
+    assert (outcome.step, outcome.was_step) == (3, 1)
+    assert journal.load(root).trial is None
+
+
+def test_an_open_trial_goes_on_where_nobody_can_be_asked_and_not_against_what_is_said(root, world):
+    def unreachable(floors, checked):
+        raise Refusal("NETWORK", "no route to host", hint="wait")
+
+    on_trial(root, world)
+    world.repository.version = 1
+    refused(world, root, "REPLAY")
+    assert journal.load(root).trial is None
+    world.repository.version = 2
+    on_trial(root, world)
+    world.now -= 400 * 86_400
+    refused(world, root, "CLOCK")
+    assert journal.load(root).trial.tries == 1
+    world.now += 400 * 86_400
+    outcome = world.device(root).update(unreachable)
+    assert (outcome.step, outcome.proof) == (2, "trial")
+
+
 def test_a_clock_that_was_far_ahead_defers_nothing_for_ever(root, world):
     world.interrupted.add(sha(NEW.artifact))
     for _ in range(4):
@@ -322,6 +463,29 @@ def test_a_rollback_of_the_fleet_goes_the_same_way_as_an_update(root, world):
     world.repository = Repository([OLD, NEW], channel(OLD, rollback=True), version=3)
     outcome = world.update(root)
     assert (outcome.step, outcome.way, outcome.proof) == (1, "held", "trial")
+
+
+def test_a_server_that_fails_brings_no_newer_step_back(root, world):
+    world.update(root)
+    back = world.device(root).rollback(failed=True)
+    assert (back.step, served(root)) == (1, OLD.artifact)
+    assert "the server failed" in world.update(root).text
+    with pytest.raises(UsageError, match="no older bundle"):
+        world.device(root).rollback(failed=True)
+    assert served(root) == OLD.artifact
+    assert world.device(root).rollback().step == 2
+
+
+def test_a_rollback_waits_for_an_update_that_runs(root, world):
+    world.update(root)
+    with alone(root / LOCK, "an update runs"):
+        with pytest.raises(Refusal) as found:
+            world.device(root).rollback(wait_s=0.1)
+        assert found.value.reason == "BUSY"
+        waiting = ThreadPoolExecutor().submit(world.device(root).rollback, wait_s=30.0)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+    assert waiting.result(30).step == 1
 
 
 def test_there_is_nothing_before_the_first_step(root, world):
@@ -424,16 +588,36 @@ def test_verify_names_the_damaged_slot(root, world):
     assert found == {"current": "", "previous": "manifest.json is not what was signed"}
 
 
+def test_folders_that_somebody_removed_are_made_again(root, world):
+    shutil.rmtree(root / "dl")
+    assert world.update(root).change == "committed"
+    shutil.rmtree(root / "slots")
+    shutil.rmtree(root / "dl")
+    outcome = world.update(root)
+    assert (outcome.change, outcome.step, outcome.way) == ("committed", 2, "full")
+    assert served(root) == NEW.artifact
+
+
+def test_a_damaged_slot_that_is_not_served_is_no_way_back_and_goes(root, world):
+    world.update(root)
+    (root / "slots" / OLD.id / "model.onnx").write_bytes(b"worn out")
+    assert world.update(root).change == "nothing"
+    assert [slot.damage for slot in verify(root).slots if slot.role != "spare"] == [""]
+    with pytest.raises(UsageError, match="no bundle to go back to"):
+        world.device(root).rollback()
+    assert "slot damaged" in [e.what for e in history.newest(root).events]
+
+
 def test_a_folder_becomes_a_device_once(tmp_path):
     with pytest.raises(UsageError, match="is no device"):
         Device(tmp_path)
-    init(tmp_path, CONFIG, b"{}")
+    init(tmp_path, CONFIG, ROOT)
     with pytest.raises(UsageError, match="already"):
-        init(tmp_path, CONFIG, b"{}")
+        init(tmp_path, CONFIG, ROOT)
     with pytest.raises(UsageError, match="fleet"):
-        init(tmp_path / "other", replace(CONFIG, fleet="../up"), b"{}")
+        init(tmp_path / "other", replace(CONFIG, fleet="../up"), ROOT)
     with pytest.raises(UsageError, match="unknown runtime 'onnx'"):
-        init(tmp_path / "other", replace(CONFIG, runtime="onnx"), b"{}")
+        init(tmp_path / "other", replace(CONFIG, runtime="onnx"), ROOT)
 
 
 # ------------------------------------------------------------------------------- the command line

@@ -20,7 +20,7 @@ from edgeinc.runs import write_atomic
 from edgeinc.runtimes._onnx_file import float_weights, metadata
 from edgeinc.runtimes._update import read_candidate
 from edgeinc.schema import DeviceConfig
-from edgeinc.update import identity, serving, source
+from edgeinc.update import enrol, serving, source
 from edgeinc.update._closed_loop import described
 from edgeinc.update._frame import rebuilt
 from edgeinc.update.ceremony import begin, rotate
@@ -104,7 +104,7 @@ def following(run, place, step, *, body=0.0, seed=0, classes=None):
 def new_device(place):
     root = place / "device"
     config = DeviceConfig("pole-7", "north", "erfnet", str(place / "repo"))
-    identity.init(root, config, (place / "repo" / "metadata" / "1.root.json").read_bytes())
+    enrol.init(root, config, (place / "repo" / "metadata" / "1.root.json").read_bytes())
     return root
 
 

@@ -153,6 +153,7 @@ def test_a_server_that_starts_during_a_trial_serves_what_was_committed(fleet, ne
     cut_off = Server(fleet.root)
     beside(fleet.update)
     stream(cut_off, lambda: cut_off.bundle.bundle_id == new)
+    cut_off.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert journal.load(fleet.root).trial.bundle.bundle_id == new
     with Server(fleet.root) as server:
         stream(server, lambda: server.frames > 300)
@@ -169,11 +170,11 @@ def test_a_damaged_slot_is_one_clear_line(fleet, name):
 
 
 def test_a_device_without_a_step_says_how_to_get_one(tmp_path, keys, nets):
-    from devices import CONFIG
+    from devices import CONFIG, ROOT
 
-    from edgeinc.update.identity import init
+    from edgeinc.update.enrol import init
 
-    init(tmp_path / "device", CONFIG, b"{}")
+    init(tmp_path / "device", CONFIG, ROOT)
     with pytest.raises(UsageError, match="nothing is installed") as found:
         Server(tmp_path / "device")
     assert "edgeinc device update" in found.value.hint

@@ -28,7 +28,7 @@ from edgeinc.predict._video import opened, writer
 from edgeinc.schema import ServeResult, from_json
 from edgeinc.update import journal, serving
 from edgeinc.update.device import Device
-from edgeinc.update.identity import init
+from edgeinc.update.enrol import init
 from edgeinc.update.notify import Systemd
 from edgeinc.update.reports import Reporter
 from edgeinc.update.source import repository

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from edgeinc.cli._command import MACHINE, WHAT, command, device_app, flag
+from edgeinc.cli._command import MACHINE, RUN, WHAT, command, device_app, flag
+from edgeinc.cli._owner import become_owner
 from edgeinc.cli._ui import Ui
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.schema import DeviceStatus, DeviceUpdate, Held
@@ -25,6 +26,16 @@ RootOption = Annotated[
     ),
 ]
 ROOT = Path("/var/lib/edgeinc")
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0,
+        help="For an update that runs to end, before it is refused.",
+        rich_help_panel=RUN,
+    ),
+]
 FromOption = Annotated[
     str | None,
     typer.Option(
@@ -42,7 +53,7 @@ FromOption = Annotated[
     "init",
     examples=[
         "edgeinc device init --trust root.json --repo URL --model erfnet --fleet north",
-        "edgeinc device init --trust r.json --repo D --model m --fleet f --name pole-7",
+        "edgeinc device init --replace --trust r.json --repo D --model m --fleet f",
     ],
 )
 def init(
@@ -110,14 +121,27 @@ def init(
             rich_help_panel=MACHINE,
         ),
     ] = "auto",
+    replace: Annotated[
+        bool,
+        flag("--replace", help="Say anew what a device is; what it serves stays.", panel=RUN),
+    ] = False,
     root: RootOption = ROOT,
 ) -> None:
-    """Make a folder a device: who it is, and whose signatures it trusts."""
-    from edgeinc.schema import DeviceConfig
-    from edgeinc.update import identity
+    """Make a folder a device: who it is, and whose signatures it trusts.
 
-    if not trust.is_file():
-        raise UsageError(f"no such file: {trust}", hint="copy 1.root.json of the repository here")
+    With --replace a device that is one already is corrected; all of it is given again.
+    """
+    from edgeinc.schema import DeviceConfig
+    from edgeinc.update import enrol
+
+    try:
+        content = trust.read_bytes()
+    except OSError as err:
+        raise UsageError(
+            f"{trust} cannot be read: {err.strerror}",
+            hint="copy 1.root.json of the repository here",
+        ) from err
+    become_owner(root)
     config = DeviceConfig(
         device=name or platform.node(),
         fleet=fleet,
@@ -126,13 +150,14 @@ def init(
         runtime=runtime,
         provider=device,
     )
-    identity.init(root, config, trust.read_bytes())
+    (enrol.correct if replace else enrol.init)(root, config, content)
     ui.result(
         config,
         ui.facts(
             ("device", f"{config.device} in {fleet}"),
             ("folder", str(root)),
             ("updates from", config.repository),
+            ("restart", "what serves or watches here: it reads this once" if replace else ""),
         ),
         essential=[str(root)],
         hint=["edgeinc", "device", "update", *_rooted(root)],
@@ -152,6 +177,7 @@ def check(ui: Ui, source: FromOption = None, root: RootOption = ROOT) -> None:
     from edgeinc.update.device import Device
     from edgeinc.update.source import repository
 
+    become_owner(root)
     found = Device(root).check(repository(root, place=source))
     hint = ["edgeinc", "device", "update", *_rooted(root)] if found.change == "available" else []
     ui.result(found, *_lines(ui, found), essential=[found.change], hint=hint)
@@ -183,6 +209,7 @@ def update(
     from edgeinc.update.device import Device
     from edgeinc.update.source import repository
 
+    become_owner(root)
     with ui.progress.task("update", None) as task:
         task.advance(0, note="fetch, prove, try, commit")
         found = Device(root).update(repository(root, place=source), retry=retry)
@@ -279,17 +306,26 @@ def history(
 @command(
     device_app,
     "rollback",
-    examples=["edgeinc device rollback", "edgeinc device rollback --json"],
+    examples=["edgeinc device rollback", "edgeinc device rollback --failed --wait 600"],
 )
-def rollback(ui: Ui, root: RootOption = ROOT) -> None:
+def rollback(
+    ui: Ui,
+    failed: Annotated[
+        bool,
+        flag("--failed", help="The server fails with it: never go to a newer step.", panel=WHAT),
+    ] = False,
+    wait: WaitOption = 0.0,
+    root: RootOption = ROOT,
+) -> None:
     """Serve the step before the current one; again, and the newer one is back.
 
-    The step that was left is not taken again until `edgeinc device update --retry`. Exit 5 when the
-    one before was revoked or is damaged.
+    The step that was left is not taken again until `edgeinc device update --retry`. Exit 2 when
+    there is none to go to, 5 when it was revoked or is damaged.
     """
     from edgeinc.update.device import Device
 
-    found = Device(root).rollback()
+    become_owner(root)
+    found = Device(root).rollback(failed=failed, wait_s=wait)
     ui.result(found, found.text, essential=[found.change])
 
 
@@ -301,12 +337,14 @@ def rollback(ui: Ui, root: RootOption = ROOT) -> None:
 def hold(
     ui: Ui,
     off: Annotated[bool, flag("--off", help="Take updates again.", panel=WHAT)] = False,
+    wait: WaitOption = 0.0,
     root: RootOption = ROOT,
 ) -> None:
     """Take no update until told otherwise."""
     from edgeinc.update.device import Device
 
-    found = Device(root).hold(on=not off)
+    become_owner(root)
+    found = Device(root).hold(on=not off, wait_s=wait)
     ui.result(found, found.text, essential=[found.reason or "released"])
 
 
@@ -330,7 +368,7 @@ def verify(ui: Ui, root: RootOption = ROOT) -> None:
     if damaged:
         raise EdgeincError(
             f"{len(damaged)} of {len(found.slots)} slots are damaged",
-            hint="edgeinc device update fetches what is needed again",
+            hint="edgeinc device update fetches what it serves again, and removes the others",
         )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from edgeinc.cli._command import LEARN, MACHINE, RESULT, WHAT, app, command, device_app, flag
+from edgeinc.cli._owner import become_owner
 from edgeinc.cli._ui import Ui
 from edgeinc.cli.device import ROOT, RootOption
 from edgeinc.errors import UsageError
@@ -34,7 +35,7 @@ ReportOption = Annotated[
     "run",
     examples=[
         "edgeinc device run 0",
-        "edgeinc device run 0 --update-every 300 --metrics 9101",
+        "edgeinc device run 0 --reconnect --update-every 300 --metrics 9101",
         "edgeinc device run street.mp4 --out seen.mp4",
     ],
 )
@@ -60,6 +61,14 @@ def run(
     ] = None,
     repeat: Annotated[
         bool, flag("--repeat", help="Begin again when images or a video end.", panel=WHAT)
+    ] = False,
+    reconnect: Annotated[
+        bool,
+        flag(
+            "--reconnect",
+            help="Wait for a camera that is not there, and open it again when it is gone.",
+            panel=WHAT,
+        ),
     ] = False,
     update_every: Annotated[
         float | None,
@@ -102,6 +111,7 @@ def run(
     from edgeinc.predict.serve import serve
 
     _positive(update_every, "--update-every")
+    become_owner(root)
     with _stopped_by_signals() as stop:
         found = serve(
             root,
@@ -109,6 +119,7 @@ def run(
             stop=stop,
             out=out,
             repeat=repeat,
+            reconnect=reconnect,
             update_every_s=update_every,
             report_url=report_url,
             metrics=metrics,
@@ -163,6 +174,7 @@ def watch(
     from edgeinc.update.watch import watch as library
 
     _positive(every, "--every")
+    become_owner(root)
     reporter = Reporter(report_url, read_config(root)) if report_url else None
     with _stopped_by_signals() as stop:
         library(root, every_s=every, stop=stop, say=ui.note, report=reporter)

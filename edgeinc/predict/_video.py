@@ -27,7 +27,8 @@ from edgeinc.runtimes import Session
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm")
 """Endings of files that are read as video."""
 
-_DEFAULT_FPS = 25.0
+DEFAULT_FPS = 25.0
+"""Of a source that does not tell its own."""
 _WINDOW = 30
 """Frames that the speed in the corner is averaged over."""
 
@@ -108,7 +109,7 @@ def opened(source: str) -> Iterator[Stream]:
         known_fps = math.isfinite(fps) and 0 < fps <= 1000
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         total = None if camera else max(0, count)
-        yield Stream(_frames(capture), fps if known_fps else _DEFAULT_FPS, total)
+        yield Stream(_frames(capture), fps if known_fps else DEFAULT_FPS, total)
     finally:
         capture.release()
 

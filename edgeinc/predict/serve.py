@@ -22,7 +22,7 @@ from edgeinc.data._files import read_image
 from edgeinc.errors import DataError, MissingError, UsageError
 from edgeinc.predict import _check_out, _image_files, _kind, _out_files
 from edgeinc.predict._pictures import encoded, stamped
-from edgeinc.predict._video import opened, writer
+from edgeinc.predict._video import DEFAULT_FPS, opened, writer
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import write_atomic
 from edgeinc.schema import ServeResult
@@ -38,6 +38,8 @@ from edgeinc.update.watch import watch
 _log = logging.getLogger(__name__)
 Named = Iterator[tuple[str, Image]]
 Write = Callable[[Image, Answer, str], None]
+RECONNECT_S = 5.0
+"""Between two looks for a camera."""
 
 
 def serve(
@@ -47,6 +49,7 @@ def serve(
     stop: threading.Event,
     out: Path | None = None,
     repeat: bool = False,
+    reconnect: bool = False,
     update_every_s: float | None = None,
     report_url: str | None = None,
     metrics: str | None = None,
@@ -62,6 +65,7 @@ def serve(
         out: MP4 file for a video or camera, image for an image, folder for a folder of images;
             None draws nothing.
         repeat: Begin again when images or a video end.
+        reconnect: Wait for a camera that is not there, and open it again when it is gone.
         update_every_s: Look for updates in a thread of this process; None leaves that to others.
         report_url: Gets one JSON document for every change that this thread makes.
         metrics: PORT or HOST:PORT for Prometheus.
@@ -73,7 +77,8 @@ def serve(
         DataError: The images or the video cannot be read.
         MissingError: Runtime, accelerator, camera or `edgeinc[metrics]` is not here; or the camera
             gives no more images.
-        Refusal: Nothing sound is installed, or the first update was refused.
+        Refusal: Nothing sound is installed, the first update was refused, or another process
+            serves from this folder.
         EdgeincError: Too many frames failed one after the other, or no MP4 can be written.
         OSError: A picture, or the first metrics, cannot be written.
     """
@@ -113,7 +118,10 @@ def serve(
                 daemon=True,  # cut off by the end of the process, which it is made for
             )
             agent.start()
-        frames, fps = stack.enter_context(_frames(source, kind, repeat))
+        if kind == "camera" and reconnect:
+            frames, fps = _camera(source, _Waiting(stop, systemd, progress)), DEFAULT_FPS
+        else:
+            frames, fps = stack.enter_context(_frames(source, kind, repeat))
         write = stack.enter_context(_pictures(source, kind, out, fps))
         with progress.task("serve", None, unit="frame") as task:
             for name, image in frames:
@@ -145,6 +153,36 @@ def serve(
         exchanges=tuple(server.exchanges),
         reports_lost=told(),
     )
+
+
+class _Waiting:
+    """What is done while there is no camera: it is said once, and systemd hears that it is so."""
+
+    def __init__(self, stop: threading.Event, systemd: Systemd, progress: Progress) -> None:
+        self._stop, self._systemd, self._progress = stop, systemd, progress
+        self._said = ""
+
+    def __call__(self, why: str) -> bool:
+        """Wait a moment; False when the server shall end."""
+        if why != self._said:
+            self._progress.message(f"{why}; it is looked for every {RECONNECT_S:.0f} s")
+            self._said = why
+        self._systemd.waits(why)
+        return not self._stop.wait(RECONNECT_S)
+
+
+def _camera(source: str, waits: Callable[[str], bool]) -> Named:
+    """Frames of a camera that comes and goes."""
+    while True:
+        try:
+            with opened(source) as stream:
+                for frame in stream.frames:
+                    yield "", frame
+            why = f"camera {source} gives no more images"
+        except MissingError as err:
+            why = err.message
+        if not waits(why):
+            return
 
 
 def _metrics(
@@ -205,7 +243,7 @@ def _video(source: str, kind: str, frames: Iterator[Image], repeat: bool) -> Nam
     if kind == "camera":
         raise MissingError(
             f"camera {source} gives no more images",
-            hint="check that it is connected; the service starts again by itself",
+            hint="check that it is connected; with --reconnect it is waited for",
         )
     while repeat:
         with opened(source) as again:

@@ -28,7 +28,7 @@ from edgeinc.errors import MissingError, UsageError
 from edgeinc.runs import open_run
 from edgeinc.schema import ClassTable, Size, UpdateResult, Way
 
-__all__ = ["Availability", "Runtime", "Session", "open_artifact"]
+__all__ = ["Availability", "Runtime", "Session", "open_artifact", "usable"]
 
 
 @dataclass(frozen=True)
@@ -268,8 +268,18 @@ def open_artifact(
         asked = f"the {runtime} runtime" if runtime else "no runtime"
         verb = "does not open" if runtime else "opens"
         raise UsageError(f"{asked} {verb} {path}", hint="see `edgeinc ls runtimes`")
-    plugin = registry.load("runtimes", fitting[0])
+    return usable(fitting[0]).open(path, device=device, threads=threads)
+
+
+def usable(name: str) -> type[Runtime]:
+    """A runtime that is on this machine; nothing is opened.
+
+    Raises:
+        UsageError: There is no such runtime.
+        MissingError: It is not on this machine.
+    """
+    plugin: type[Runtime] = registry.load("runtimes", name)
     state = plugin.availability()
     if not state.ok:
-        raise MissingError(f"runtime {fitting[0]} is missing: {state.reason}", hint=state.fix)
-    return plugin.open(path, device=device, threads=threads)  # type: ignore[no-any-return]
+        raise MissingError(f"runtime {name} is missing: {state.reason}", hint=state.fix)
+    return plugin

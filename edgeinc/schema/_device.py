@@ -83,10 +83,11 @@ class Deferred:
 
 @document
 class Spent:
-    """Bytes that were transferred for a bundle."""
+    """Bytes that were transferred for a bundle. `since`: when the first of them was asked for."""
 
     bundle_id: str
     bytes: int
+    since: float = 0.0
 
 
 @document

@@ -10,9 +10,10 @@ publisher    publish  _evidence  _closed_loop  _questions  from an exported file
              repository  _tree  _signing  _garbage         a repository whose changes are signed
              ceremony  carriers  serving_files  verify     by hand; for others; to try it out
 device       device  orders  keeper  journal  sealed       the update, its rules, and its memory
+             enrol  identity  lock                         who it is; one process at a time
              source  fetch  _transfer  _transport          what can be trusted of what arrives
              incoming  slots  engines                      from what arrived to what can be opened
-             probe  _probe_child  identity  faults         the first run; who it is; kill points
+             probe  _probe_child  faults                   the first run; kill points
              status  history                               what it says of itself
 server       server  seat  _load  serving  trial           frames, and the exchange between two
              watch  notify  reports  metrics               when to look, and who is told

@@ -25,7 +25,6 @@ set -eu
 
 state="$1"
 files="$2"
-repo="$files/tmp/repo"
 before="$files/tmp/before"
 
 case "$state" in
@@ -40,10 +39,13 @@ case "$state" in
         ;;
     ArtifactInstall)
         edgeinc device status --quiet > "$before"
-        mkdir -p "$repo"
+        # Mender's folder is root's; the device's commands go on as the owner of the device.
+        repo="$(mktemp -d)"
+        trap 'rm -rf "$repo"' EXIT
         for payload in "$files"/files/*; do
             tar -xf "$payload" -C "$repo"
         done
+        chmod -R a+rX "$repo"
         # Fetches, proves, tries and commits, in the device's own transaction.
         edgeinc device update --from "$repo"
         ;;
@@ -73,6 +75,7 @@ RAUC_HANDLER = """\
 #!/bin/sh
 # /usr/lib/edgeinc/rauc-post-install
 # RAUC has put the tree "repo" there, which is a copy of a repository: metadata/ and targets/.
+# It runs this as root; the command goes on as the owner of the device, who has to read the tree.
 set -eu
 
 exec edgeinc device update --from /var/lib/edgeinc-repo/repo
@@ -94,7 +97,14 @@ GREENGRASS = {
                     "Script": "edgeinc device update --from {artifacts:decompressedPath}/repo",
                 }
             },
-            "Artifacts": [{"Uri": "s3://BUCKET/edgeinc/repo.zip", "Unarchive": "ZIP"}],
+            "Artifacts": [
+                {
+                    "Uri": "s3://BUCKET/edgeinc/repo.zip",
+                    "Unarchive": "ZIP",
+                    # The command goes on as the owner of the device.
+                    "Permission": {"Read": "ALL"},
+                }
+            ],
         }
     ],
 }

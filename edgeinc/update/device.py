@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from edgeinc.errors import UsageError
+from edgeinc.errors import UpdateError, UsageError
+from edgeinc.runtimes import usable
 from edgeinc.schema import (
     Channel,
     Condemned,
@@ -29,7 +30,6 @@ from edgeinc.schema import (
     Installed,
     Manifest,
     OpenTrial,
-    Spent,
     UpdateChange,
 )
 from edgeinc.update import faults, incoming, orders, serving, slots
@@ -96,24 +96,37 @@ class Device:
         with self._keeper.changing("update this device"):
             if self._keeper.state.held:
                 return self._stays(HELD)
-            if self._keeper.state.trial is not None:
-                return self._tried(self._keeper.state.trial, "held", 0)
-            source, channel, stays = self._asked_for(connect, retry=retry)
+            trial = self._keeper.state.trial
+            try:
+                source, channel, stays = self._asked_for(connect, retry=retry)
+            except UpdateError as err:
+                reason = getattr(err, "reason", "")
+                if trial is not None and reason == "NETWORK":
+                    return self._tried(trial, "held", 0)  # nobody said otherwise since
+                if trial is not None and reason != "CLOCK":  # which says nothing about the bundle
+                    self._keeper.drop_trial(err.message)
+                raise
+            if trial is not None:
+                if stays is None and channel.bundle_id == trial.bundle.bundle_id:
+                    return self._tried(trial, "held", 0)
+                self._keeper.drop_trial(
+                    stays.text if stays else f"step {channel.step} is asked for"
+                )
             if stays is not None:
-                if not stays.reason and self._keeper.state.refused is not None:
+                if self._keeper.state.refused is not None:
                     self._keeper.store(refused=None)
                 return self._stays(stays)
             orders.refuse_known(channel, self._keeper.state, self._now())
             return self._taken(source, channel)
 
     def check(self, connect: Connect) -> DeviceUpdate:
-        """What `update` would do now. Only the floors are stored.
+        """What `update` would do now. Only the floors are stored, and not why it was refused.
 
         Raises:
             Refusal: It would be refused.
             UpdateError: The source refused.
         """
-        with self._keeper.changing("look for an update"):
+        with self._keeper.changing("look for an update", remember=False):
             source, channel, stays = self._asked_for(connect)
             if stays is not None:
                 return self._stays(stays)
@@ -122,20 +135,31 @@ class Device:
             text = f"step {channel.step} is there: {plan.way}, {plan.bytes:,} bytes"
             return self._outcome("available", text, _held(new, 0.0), way=plan.way)
 
-    def rollback(self) -> DeviceUpdate:
+    def rollback(self, *, failed: bool = False, wait_s: float = 0.0) -> DeviceUpdate:
         """Serve the bundle before the current one, which is not taken again until asked for.
 
         Again, it brings that one back.
+
+        Args:
+            failed: The server fails with the current one: never go to a newer one. A service
+                manager that asks again and again ends at the oldest that is held.
+            wait_s: Seconds to wait for an update that runs.
 
         Raises:
             UsageError: There is none.
             Refusal: It was revoked (`REVOKED`), or is damaged (`CORRUPT`).
         """
-        with self._keeper.changing("roll back"):
+        with self._keeper.changing("roll back", wait_s=wait_s):
             state = self._keeper.state
             now, before = state.current, state.previous
             if now is None or before is None:
                 raise UsageError("there is no bundle to go back to", hint="edgeinc device status")
+            if failed and before.step >= now.step:
+                raise UsageError(
+                    f"there is no older bundle to go back to: step {before.step} is not older than "
+                    f"step {now.step}, which is served",
+                    hint="edgeinc device rollback goes to it all the same",
+                )
             if before.step < state.revocation_floor:
                 raise Refusal(
                     "REVOKED",
@@ -144,27 +168,32 @@ class Device:
                     hint="publish a corrected step",
                 )
             serving.model(self.root, before)
-            hand = Condemned(now.bundle_id, now.step, "hand", "rolled back by hand", self._now())
+            why = "rolled back, as the server failed with it" if failed else "rolled back by hand"
+            left = Condemned(now.bundle_id, now.step, "hand", why, self._now())
             self._keeper.store(
                 current=replace(before, since=self._now()),
                 previous=now,
                 trial=None,
-                bad=(*(b for b in state.bad if b.bundle_id != before.bundle_id), hand),
+                bad=(*(b for b in state.bad if b.bundle_id != before.bundle_id), left),
             )
             faults.point("rollback.stored")
             self._keeper.settle()
-            self._keeper.tell("rolled back", before, f"from step {now.step}, by hand")
+            self._keeper.tell("rolled back", before, f"step {now.step} was {why}")
             return self._outcome(
                 "committed", f"serves step {before.step} again", before, way="held", was=now
             )
 
-    def hold(self, *, on: bool = True) -> DeviceUpdate:
+    def hold(self, *, on: bool = True, wait_s: float = 0.0) -> DeviceUpdate:
         """Take no update until told otherwise; a trial that is open ends.
+
+        Args:
+            on: False takes updates again.
+            wait_s: Seconds to wait for an update that runs.
 
         Raises:
             Refusal: Another update is running, or the disk refused.
         """
-        with self._keeper.changing("hold this device"):
+        with self._keeper.changing("hold this device", wait_s=wait_s):
             self._keeper.store(held=on, trial=None if on else self._keeper.state.trial)
             self._keeper.tell("held" if on else "released", self._keeper.state.current, "by hand")
             return self._stays(HELD if on else Stays("", "takes updates"))
@@ -218,6 +247,7 @@ class Device:
         incoming.refuse_unfit(new, channel, self.config, served)
         bases = {b.artifact_sha256: self._keeper.slots / b.bundle_id / slots.MODEL for b in sound}
         plan = incoming.make_plan(new, self._keeper.slots, bases)
+        usable(self.config.runtime)  # before anything is fetched for it
         if plan.way != "held":
             incoming.refuse_no_space(self.root, new, plan, self.config.runtime)
         return new, plan
@@ -225,6 +255,7 @@ class Device:
     def _taken(self, source: SignedFiles, channel: Channel) -> DeviceUpdate:
         new, plan = self._planned(source, channel)
         bundle, current = _held(new, self._now()), self._keeper.state.current
+        self._keeper.settle(making=new.bundle_id)  # what was made and never committed goes
         cost = 0 if plan.way == "held" else self._installed(source, new, plan)
         if current is not None and current.bundle_id == bundle.bundle_id:
             # It was proven here before its slot was damaged.
@@ -252,10 +283,9 @@ class Device:
 
     def _installed(self, source: SignedFiles, new: Incoming, plan: Plan) -> int:
         """Fetch a bundle into its slot (D2); bytes that were received."""
-        state, manifest = self._keeper.state, new.manifest
-        spent = state.spent
-        before = spent.bytes if spent and spent.bundle_id == new.bundle_id else 0
-        budget = incoming.budget_bytes(manifest) - before
+        state, manifest, now = self._keeper.state, new.manifest, self._now()
+        spent = orders.spent_today(state.spent, new.bundle_id, now)
+        budget = incoming.budget_bytes(manifest) - spent.bytes
         received = source.received_bytes
         installed = Installed(
             bundle_id=new.bundle_id,
@@ -265,15 +295,15 @@ class Device:
             classes=tuple(c.name for c in manifest.classes),
             floors=state.floors,
             revocation_floor=state.revocation_floor,
-            at=self._now(),
+            at=now,
         )
         try:
             carrier = incoming.Carrier(self.root, source, self._disk, budget)
             incoming.install(self.root, new, plan, installed, carrier)
         finally:
             cost = source.received_bytes - received
-            if cost:
-                self._keeper.store(spent=Spent(new.bundle_id, before + cost))
+            if cost and source.metered:
+                self._keeper.store(spent=replace(spent, bytes=spent.bytes + cost))
         return cost
 
     def _tried(self, trial: OpenTrial, way: TakenBy, cost: int) -> DeviceUpdate:

@@ -21,11 +21,10 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgeinc import registry
+from edgeinc import child, registry
 from edgeinc.errors import EdgeincError, MissingError, UpdateError
 from edgeinc.runtimes import Session, open_artifact
 from edgeinc.runtimes._engine import read_engine_card
@@ -142,7 +141,7 @@ def build(slot: Path, device: str) -> Path:
 def _edgeinc_build(model: Path, engine: Path, refit: str, device: str) -> None:
     """`edgeinc build`: export, build and update know each other by their files alone."""
     nice = shutil.which("nice")
-    command = [*((nice, "-n", "10") if nice else ()), sys.executable, "-m", "edgeinc", "build"]
+    command = [*((nice, "-n", "10") if nice else ()), *child.command("edgeinc"), "build"]
     options = ["--out", str(engine), "--refit", refit, "--device", device, "--json"]
     code, said = _run([*command, str(model), *options])
     if code == 0:

@@ -14,7 +14,9 @@ loop of our own that resumes, is bounded, and ends in a hash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -103,8 +105,13 @@ class Trusted:
 
     @property
     def received_bytes(self) -> int:
-        """Bytes that came over the network since this object was made, wasted ones included."""
+        """Bytes that were transferred since this object was made, wasted ones included."""
         return self._transfer.received
+
+    @property
+    def metered(self) -> bool:
+        """Whether they came over a network."""
+        return _is_web(self._source.targets)
 
     def refresh(self) -> dict[str, Floor]:
         """Bring root, timestamp, snapshot and targets up to date.
@@ -223,6 +230,9 @@ class Trusted:
 
     def _open(self) -> Updater:
         self._cache.mkdir(parents=True, exist_ok=True)
+        for file in self._cache.rglob("*"):  # of another user, and of no use to this one
+            if not os.access(file, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         for left in self._cache.glob("tmp*"):  # of a refresh that was cut off
             left.unlink()
         return Updater(

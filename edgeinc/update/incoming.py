@@ -26,7 +26,7 @@ from edgeinc.update.source import SignedFiles
 
 GOLDEN_LIMIT = 64 << 20
 BUDGET = 3
-"""A bundle may cost this many times the bytes of its full file and golden answers."""
+"""A bundle may cost this many times the bytes of its full file and golden answers in a day."""
 MARGIN_BYTES = 4 << 20
 """Left free beside what an update writes, for the journal and the metadata."""
 
@@ -100,7 +100,9 @@ def refuse_unfit(
         )
     elif needs.runtimes and config.runtime not in needs.runtimes:
         problem = f"it needs {' or '.join(needs.runtimes)}, this device has {config.runtime}"
-        hint = "run `edgeinc device init` for another runtime"
+        hint = (
+            f"edgeinc device init --replace --runtime {needs.runtimes[0]} makes it one, if it can"
+        )
     elif _numbers(needs.edgeinc) > _numbers(host.installed("edgeinc")):
         problem = f"it needs edgeinc {needs.edgeinc}, this is {host.installed('edgeinc')}"
         hint = "pip install --upgrade edgeinc"
@@ -249,8 +251,9 @@ class Carrier:
             if left <= 0:
                 raise Refusal(
                     "BUDGET",
-                    f"no more bytes are spent on this bundle: {blob.target} was begun too often",
-                    hint="look at the connection, then edgeinc device update --retry",
+                    f"no more bytes are spent on it today: {blob.target} was begun too often",
+                    hint="look at the connection; it is tried again after a day, or at once by "
+                    "edgeinc device update --retry",
                 )
             self._source.download(blob.target, path, budget_bytes=left)
         faults.point("blob.downloaded")
@@ -275,7 +278,7 @@ class Carrier:
 
 
 def budget_bytes(manifest: Manifest) -> int:
-    """What a bundle may cost in all."""
+    """What a bundle may cost in a day."""
     return BUDGET * sum(b.bytes for b in manifest.blobs if b.kind != "delta")
 
 

@@ -14,18 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from edgeinc.errors import MissingError, UpdateError
 from edgeinc.schema import Condemned, Deferred, DeviceEvent, Held, Refused, State
 from edgeinc.update import engines, faults, history, incoming, journal, orders, serving, slots
 from edgeinc.update.disk import Disk, refusing
-from edgeinc.update.identity import SLOTS
+from edgeinc.update.identity import DOWNLOADS, SLOTS
+from edgeinc.update.lock import LOCK, alone
 from edgeinc.update.refusal import Refusal
 
 _log = logging.getLogger(__name__)
 
-LOCK = "lock"
 MAX_TRIES = 3
 """A trial that was interrupted this often is deferred."""
 MAX_BAD = 100
@@ -54,40 +52,32 @@ class Keeper:
         self.state = State(seq=0)
 
     @contextmanager
-    def changing(self, what: str) -> Iterator[None]:
+    def changing(self, what: str, *, wait_s: float = 0.0, remember: bool = True) -> Iterator[None]:
         """Hold the lock, recover, and remember why it was refused if it is.
 
         Args:
             what: What is done, for messages: "roll back".
+            wait_s: Seconds to wait for another process that holds the lock.
+            remember: Whether a refusal is for `status`; one of a look is not.
 
         Raises:
             Refusal: `BUSY`, another process holds the lock; `NO_SPACE` or `DISK`, the disk refused.
             EdgeincError: The journal was written by a newer edgeinc.
         """
-        with refusing(what), self._locked():
+        busy = f"another update of {self.root} is running"
+        with refusing(what), alone(self.root / LOCK, busy, wait_s=wait_s):
             self._recover()
             try:
                 with refusing(what):
                     yield
             except (UpdateError, MissingError) as err:
-                self._remember(err)
+                if remember:
+                    self._remember(err)
                 raise
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.root / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as err:
-            raise Refusal(
-                "BUSY", f"another update of {self.root} is running", hint="wait until it ends"
-            ) from err
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _recover(self) -> None:
+        for name in (SLOTS, DOWNLOADS):
+            self.disk.make_folder(self.root / name)  # somebody may have removed one
         state = journal.load(self.root)
         if state is None:
             state = serving.state_from_slots(self.root)
@@ -107,30 +97,36 @@ class Keeper:
             slots.damage(self.slots / trial.bundle.bundle_id)
             or trial.bundle.step < state.revocation_floor
         ):
-            self.store(trial=None)
-            self.tell("trial dropped", trial.bundle, "its slot is damaged, or it was revoked")
+            self.drop_trial("its slot is damaged, or it was revoked")
         elif trial.tries >= MAX_TRIES:
             self.defer(trial.bundle, f"its trial was interrupted {trial.tries} times")
         self.settle(spare=True)
 
     def _leave_damaged(self) -> None:
-        """Serve the bundle before the current one if that is damaged; it is fetched again then."""
-        state = self.state
-        if state.current is None or not slots.damage(self.slots / state.current.bundle_id):
-            return
-        sound = serving.served(self.root)
-        if sound is None:
-            return  # nothing is sound; an update that makes the slot again is the way out
-        self.store(current=sound, previous=None)
-        self.tell("slot damaged", state.current, f"serves step {sound.step} until it is fetched")
+        """Serve the bundle before the current one if that is damaged; it is fetched again then.
 
-    def settle(self, *, spare: bool = False) -> None:
+        Where the one before is damaged nothing fetches it again: it is no way back any more.
+        """
+        state = self.state
+        if state.current is not None and slots.damage(self.slots / state.current.bundle_id):
+            sound = serving.served(self.root)
+            if sound is None:
+                return  # nothing is sound; an update that makes the slot again is the way out
+            self.store(current=sound, previous=None)
+            text = f"serves step {sound.step} until it is fetched"
+            self.tell("slot damaged", state.current, text)
+        elif state.previous is not None and slots.damage(self.slots / state.previous.bundle_id):
+            self.store(previous=None)
+            self.tell("slot damaged", state.previous, "there is nothing to go back to")
+
+    def settle(self, *, spare: bool = False, making: str = "") -> None:
         """What follows from the journal: the link, and no slots beside those that are needed.
 
         Nothing depends on it, so a full disk is no fault here.
 
         Args:
-            spare: Keep a slot that was made and not tried yet.
+            spare: Keep what was made or fetched and not tried yet.
+            making: The bundle that is made now; what there is of it stays.
         """
         state = self.state
         with suppress(OSError):
@@ -143,10 +139,21 @@ class Keeper:
             if not spare:
                 trial = state.trial.bundle if state.trial else None
                 held = [b.bundle_id for b in (state.current, state.previous, trial) if b]
-                slots.tidy(self.slots, held, self.disk)
-                engines.tidy(self.root, held, self.disk)
-                incoming.forget_others(self.root, None, self.disk)
+                slots.tidy(self.slots, [*held, making], self.disk)
+                engines.tidy(self.root, [*held, making], self.disk)
+                if not making:
+                    incoming.forget_others(self.root, None, self.disk)
                 faults.point("slots.cleared")
+
+    def drop_trial(self, why: str) -> None:
+        """End the trial that is open, which says nothing about its bundle.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        trial = self.state.trial
+        self.store(trial=None)
+        self.tell("trial dropped", trial.bundle if trial else None, why)
 
     def pardon(self, bundle_id: str) -> None:
         """Forget what was found here against a bundle, and what it cost.

@@ -116,6 +116,8 @@ class _Device(Collector):
             yield _gauge("checked_seconds", "Newest look at current metadata", state.last_trusted)
             yield _gauge("held", "1 where no update is taken", state.held)
             yield _gauge("refused", "1 where the newest update was", state.refused is not None)
+            revoked = self._step() < state.revocation_floor
+            yield _gauge("revoked", "1 while a revoked step is served", revoked)
             yield _gauge("condemned", "Bundles that failed here", len(state.bad))
 
 

@@ -44,6 +44,10 @@ class Systemd:
         self._ready, self._last = True, now
         self._send(f"{word}\nSTATUS={status}")
 
+    def waits(self, status: str) -> None:
+        """There is no frame to answer, and another start would bring none."""
+        self._send(f"{'WATCHDOG=1' if self._ready else ''}\nSTATUS={status}".lstrip())
+
     def ending(self) -> None:
         """The server ends, as it was asked to."""
         self._send("STOPPING=1")

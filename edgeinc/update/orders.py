@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from edgeinc.schema import Channel, Condemned, DeviceConfig, State
+from edgeinc.schema import Channel, Condemned, DeviceConfig, Spent, State
 from edgeinc.update.refusal import Refusal
 
 DAY_S, HOUR_S = 86_400.0, 3_600.0
@@ -64,6 +64,7 @@ def why_it_stays(channel: Channel, state: State, config: DeviceConfig) -> Stays 
         Refusal: `REVOKED`.
     """
     current, step = state.current, channel.step
+    revoked = current is not None and current.step < state.revocation_floor
     if step < state.revocation_floor:
         raise Refusal(
             "REVOKED",
@@ -77,8 +78,10 @@ def why_it_stays(channel: Channel, state: State, config: DeviceConfig) -> Stays 
     if bad is not None and bad.by == "hand":
         return Stays("HELD", f"step {step} was {bad.why}; `edgeinc device update --retry` takes it")
     if channel.paused:
-        return Stays("PAUSED", f"the channel is paused at step {step}")
-    if not is_drawn(channel, config.device):
+        also = "; what is served was revoked" if revoked else ""
+        return Stays("PAUSED", f"the channel is paused at step {step}{also}")
+    # What was revoked is worse than being among the first.
+    if not revoked and not is_drawn(channel, config.device):
         text = f"step {step} goes to {channel.percent:g} % of the fleet, and not to this device"
         return Stays("NOT_SELECTED", text)
     if current is not None and step < current.step and not channel.rollback:
@@ -120,6 +123,13 @@ def refuse_known(channel: Channel, state: State, now: float) -> None:
             f"{date(wait.not_before)}",
             hint="wait, or do not: edgeinc device update --retry",
         )
+
+
+def spent_today(spent: Spent | None, bundle_id: str, now: float) -> Spent:
+    """What a bundle cost since its first byte of the day; after a day it may cost as much again."""
+    if spent is None or spent.bundle_id != bundle_id or abs(now - spent.since) > DAY_S:
+        return Spent(bundle_id, 0, now)
+    return spent
 
 
 def _bad(channel: Channel, state: State) -> Condemned | None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -38,6 +39,7 @@ from edgeinc.update import journal, serving, slots
 from edgeinc.update._load import Load
 from edgeinc.update.disk import Disk
 from edgeinc.update.identity import SLOTS, read_config
+from edgeinc.update.lock import SERVER, alone
 from edgeinc.update.manifest import read
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.seat import Seat
@@ -74,7 +76,7 @@ class Server:
 
     Raises:
         UsageError: The folder is no device, or nothing is installed on it yet.
-        Refusal: `CORRUPT`, every bundle it could serve is damaged.
+        Refusal: `CORRUPT`, every bundle it could serve is damaged; `BUSY`, another process serves.
         MissingError: The device's runtime or accelerator is not here.
         EdgeincError: The journal was written by a newer edgeinc, or the bundle cannot be loaded.
     """
@@ -83,9 +85,15 @@ class Server:
         self.root, self._message, self._disk = root, message, Disk()
         self.frames = self.faults = 0
         self.exchanges: list[Exchange] = []
+        self._alone = ExitStack()
+        self._lock()
         state = journal.load(root)
         self._left = state.trial.attempt if state is not None and state.trial is not None else ""
-        self._seat, self.bundle = self._opened()
+        try:
+            self._seat, self.bundle = self._opened()
+        except BaseException:
+            self._alone.close()
+            raise
         self._old: Held | None = None
         """What `Seat.run_before` answers with."""
         self._attempt, self._why = "", ""
@@ -102,6 +110,15 @@ class Server:
         self._said = 0.0
         self._started = time.time()
         self._say()
+
+    def _lock(self) -> None:
+        """Be the only server of the folder: of two each would take the other's word for its own."""
+        try:
+            self._alone.enter_context(
+                alone(self.root / SERVER, f"another process serves from {self.root}")
+            )
+        except OSError as err:  # a disk that takes nothing is no reason to serve nothing
+            _log.warning("it is not known whether another server runs: %s", err)
 
     def _opened(self) -> tuple[Seat, Held]:
         config, first = read_config(self.root), None
@@ -361,6 +378,7 @@ class Server:
         if self._load is not None:
             self._load.join()
         self._seat.close()
+        self._alone.close()
 
     def __enter__(self) -> Server:
         return self

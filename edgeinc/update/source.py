@@ -11,7 +11,7 @@ from edgeinc.schema import Floor
 from edgeinc.update.disk import Disk
 from edgeinc.update.fetch import Source as Place
 from edgeinc.update.fetch import Trusted
-from edgeinc.update.identity import TRUST, read_config
+from edgeinc.update.identity import CACHE, read_config, read_trust
 
 
 class SignedFiles(Protocol):
@@ -20,6 +20,10 @@ class SignedFiles(Protocol):
     @property
     def received_bytes(self) -> int:
         """Bytes that were transferred so far, wasted ones included."""
+
+    @property
+    def metered(self) -> bool:
+        """Whether bytes cost something, as those of a network do and those of a folder do not."""
 
     def refresh(self) -> Mapping[str, Floor]:
         """Take the newest metadata, and say below which versions this device never goes again.
@@ -64,13 +68,13 @@ def repository(root: Path, *, place: str | None = None) -> Connect:
         place: A URL, or a folder that was brought here; None takes the device's own.
 
     Raises:
-        UsageError: The folder is no device.
+        UsageError: The folder is no device, or its root metadata is gone.
     """
-    config, trust = read_config(root), (root / TRUST).read_bytes()
+    config, trust = read_config(root), read_trust(root)
 
     def connect(floors: Mapping[str, Floor], checked: float) -> SignedFiles:
         return Trusted(
-            root / "tuf",
+            root / CACHE,
             Place.at(place or config.repository),
             root=trust,
             disk=Disk(),

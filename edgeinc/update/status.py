@@ -70,16 +70,21 @@ def _damage(root: Path, state: State, lost: bool) -> str:
 
 def _todo(state: State, served: Held | None, damage: str, said: Serving | None, now: float) -> str:
     """The one thing to do first; "" for nothing."""
-    if served is None and state.current is None:
+    first = served is None and state.current is None
+    if first and state.refused is None:
         return "install the first step: edgeinc device update"
-    if damage:
+    if damage and not first:
         return "fetch what is damaged again: edgeinc device update"
     if said is not None and not serving.is_running(said):
         return "start the server: it ended without a word"
+    revoked = served is not None and served.step < state.revocation_floor
+    if state.held:
+        also = "; what is served was revoked" if revoked else ""
+        return f"edgeinc device hold --off, when it shall take updates again{also}"
     if state.refused is not None:
         return _about(state.refused)
-    if state.held:
-        return "edgeinc device hold --off, when it shall take updates again"
+    if revoked:
+        return "what is served was revoked: edgeinc device update says why it still is"
     days = (now - state.last_trusted) / 86_400
     if state.last_trusted and days > 7:
         return f"look for updates: the last were seen on {date(state.last_trusted)}"

@@ -1,0 +1,54 @@
+"""Root's commands on a device of another user.
+
+What root writes into the folder of a service the service cannot write any more, and what the
+service's user laid there is not to be read with root's rights. So such a command goes on as the
+owner of the folder, as `runuser` would.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import edgeinc
+from edgeinc.errors import UsageError
+
+
+def become_owner(root: Path) -> None:
+    """Where root asks, and the folder is another user's, be that user from now on.
+
+    Args:
+        root: The device's folder; nothing happens where it is not there yet.
+
+    Raises:
+        UsageError: That user cannot read this program.
+        OSError: The system refuses.
+    """
+    if os.name != "posix" or os.geteuid() != 0 or not root.is_dir():
+        return
+    import pwd  # not on Windows
+
+    owner = root.stat()
+    if owner.st_uid == 0:
+        return
+    name, group = f"user {owner.st_uid}", owner.st_gid
+    try:
+        user = pwd.getpwuid(owner.st_uid)
+    except KeyError:  # of another machine, or of a container: it has no groups of its own here
+        os.setgid(group)
+    else:
+        name, group = user.pw_name, user.pw_gid
+        os.initgroups(name, group)
+        os.setgid(group)
+        os.environ.update(HOME=user.pw_dir, USER=name, LOGNAME=name)
+    os.seteuid(owner.st_uid)
+    needed = (sys.executable, edgeinc.__file__)
+    readable = all(os.access(file, os.R_OK, effective_ids=True) for file in needed)
+    os.seteuid(0)
+    if not readable:
+        raise UsageError(
+            f"{root} belongs to {name}, who cannot read {sys.executable}",
+            hint="install edgeinc where everyone can read it, such as /opt/edgeinc",
+        )
+    os.setuid(owner.st_uid)
