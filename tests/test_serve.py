@@ -160,6 +160,25 @@ def test_a_server_that_starts_during_a_trial_serves_what_was_committed(fleet, ne
         assert server.bundle.step == 1
 
 
+def test_one_server_at_a_time_serves_from_a_folder(fleet):
+    with Server(fleet.root):
+        with pytest.raises(Refusal, match="another process serves") as found:
+            Server(fleet.root)
+        assert found.value.reason == "BUSY"
+        assert serving.heard(fleet.root) is not None
+    Server(fleet.root).close()
+
+
+def test_a_server_that_cannot_begin_leaves_its_place_to_the_next(fleet):
+    file = next(fleet.root.glob("slots/*/model.onnx"))
+    content = file.read_bytes()
+    file.write_bytes(b"worn")
+    with pytest.raises(Refusal, match="damaged"):
+        Server(fleet.root)
+    file.write_bytes(content)
+    Server(fleet.root).close()
+
+
 @pytest.mark.parametrize("name", [slots.MODEL, slots.INSTALLED])
 def test_a_damaged_slot_is_one_clear_line(fleet, name):
     file = next(fleet.root.glob(f"slots/*/{name}"))

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,8 +23,8 @@ pytest.importorskip("onnxruntime")
 from live import BASE, FRAMES, GROWN, QUICK, Fleet, network
 
 from edgeinc.cli import main as command_line
-from edgeinc.errors import EdgeincError, UsageError
-from edgeinc.predict._video import opened, writer
+from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.predict._video import Stream, opened, writer
 from edgeinc.schema import ServeResult, from_json
 from edgeinc.update import journal, serving
 from edgeinc.update.device import Device
@@ -155,10 +155,11 @@ def test_a_server_killed_in_a_trial_serves_the_old_step_again(fleet, nets, image
     agent.wait()
     server.wait()
     assert status(fleet.root).served.step == 1
-    assert not serving.is_running(serving.heard(fleet.root))
-    start(*words)
-    until(lambda: serving.is_running(serving.heard(fleet.root)))
+    assert not serving.is_running(fleet.root, serving.heard(fleet.root))
+    again = start(*words)
+    until(lambda: serving.heard(fleet.root).pid == again.pid)
     until(lambda: frames(fleet.root) > 0)
+    assert serving.is_running(fleet.root, serving.heard(fleet.root))
     held = journal.load(fleet.root).current.bundle_id
     assert serving.heard(fleet.root).bundle_id == held
     assert journal.load(fleet.root).trial.tries == 1
@@ -197,6 +198,64 @@ def test_every_image_of_a_folder_gets_its_picture(fleet, images, tmp_path):
     words = ["device", "run", str(images), "--out", str(tmp_path / "seen")]
     assert main([*words, "--root", str(fleet.root)]) == 0
     assert len(list((tmp_path / "seen").iterdir())) == len(FRAMES)
+
+
+class Camera:
+    """Stands for a camera, which no machine that tests has: at each look frames, or none is there.
+
+    Args:
+        looks: Frames that are given before it is gone; None, it is not there.
+    """
+
+    def __init__(self, *looks):
+        self.looks = list(looks)
+
+    @contextmanager
+    def opened(self, source):
+        look = self.looks.pop(0)
+        if look is None:
+            raise MissingError(f"camera {source} cannot be opened", hint="plug it in")
+        yield Stream(iter([FRAMES[0]] * look), 25.0, None)
+
+
+@linux
+def test_a_camera_that_comes_and_goes_is_waited_for(fleet, tmp_path, monkeypatch, capsys):
+    from edgeinc.predict import serve as module
+
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "notify"))
+    listening.settimeout(30)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(module, "RECONNECT_S", 0.01)
+    camera, stop = Camera(None, None, 3, None, 2), threading.Event()
+
+    def look(source):
+        if not camera.looks:
+            stop.set()
+            camera.looks.append(None)
+        return camera.opened(source)
+
+    monkeypatch.setattr(module, "opened", look)
+    out = tmp_path / "seen.mp4"
+    found = module.serve(fleet.root, "0", stop=stop, out=out, reconnect=True)
+    assert (found.frames, found.faults) == (5, 0)
+    with opened(str(out)) as stream:
+        assert len(list(stream.frames)) == 5
+    words = []
+    while not words or b"STOPPING=1" not in words[-1]:
+        words.append(listening.recv(500))
+    assert words[0] == b"STATUS=camera 0 cannot be opened"  # not ready, and not dead
+    ready = next(i for i, word in enumerate(words) if word.startswith(b"READY=1"))
+    assert words[ready + 1].startswith(b"WATCHDOG=1\nSTATUS=camera 0")
+
+
+def test_a_camera_that_is_gone_ends_the_command_unless_it_shall_wait(fleet, monkeypatch, capsys):
+    from edgeinc.predict import serve as module
+
+    for camera, line in ((Camera(None), "cannot be opened"), (Camera(2), "no more images")):
+        monkeypatch.setattr(module, "opened", camera.opened)
+        assert main(["device", "run", "0", "--root", str(fleet.root)]) == 4
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

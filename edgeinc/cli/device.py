@@ -157,7 +157,7 @@ def init(
             ("device", f"{config.device} in {fleet}"),
             ("folder", str(root)),
             ("updates from", config.repository),
-            ("restart", "what serves or watches here: it reads this once" if replace else ""),
+            ("restart", "what serves here: it reads this when it starts" if replace else ""),
         ),
         essential=[str(root)],
         hint=["edgeinc", "device", "update", *_rooted(root)],

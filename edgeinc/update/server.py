@@ -115,7 +115,8 @@ class Server:
         """Be the only server of the folder: of two each would take the other's word for its own."""
         try:
             self._alone.enter_context(
-                alone(self.root / SERVER, f"another process serves from {self.root}")
+                # Whoever asks whether a server runs holds it for a moment, too.
+                alone(self.root / SERVER, f"another process serves from {self.root}", wait_s=1.0)
             )
         except OSError as err:  # a disk that takes nothing is no reason to serve nothing
             _log.warning("it is not known whether another server runs: %s", err)

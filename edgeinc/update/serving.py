@@ -14,7 +14,6 @@ a server that runs, or to one that was cut off and will come back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from edgeinc.schema import DeviceGates, Floor, Held, OpenTrial, Serving, State, 
 from edgeinc.update import journal, slots
 from edgeinc.update.disk import Disk
 from edgeinc.update.identity import SLOTS
+from edgeinc.update.lock import SERVER, is_held
 from edgeinc.update.refusal import Refusal
 from edgeinc.update.sealed import read_sealed, seal
 
@@ -189,19 +189,12 @@ def heard(root: Path) -> Serving | None:
     return read_sealed(Serving, root / FILE)
 
 
-def is_running(serving: Serving) -> bool:
-    """Whether the process that said this is there."""
-    if serving.boot_id != boot_id():
-        return False
-    if os.name != "posix":  # there, a signal 0 would end the process
-        return True
-    try:
-        os.kill(serving.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def is_running(root: Path, said: Serving) -> bool:
+    """Whether the server that said this is there: it holds a lock as long as it lives.
+
+    Its process may have another number here than it says, where both are in containers.
+    """
+    return said.boot_id == boot_id() and is_held(root / SERVER)
 
 
 def boot_id() -> str:
@@ -236,12 +229,14 @@ def ask(
         if said is not None and said.attempt == trial.attempt:
             if said.verdict != "none":
                 return Judgement(said.verdict, said.why)
-            if not is_running(said):
+            if not is_running(root, said):
                 return Judgement("interrupted", "the server ended during the trial")
             if begun is None:
                 begun = clock()
                 # At least one frame a second: fewer is no stream.
                 end = begun + START_S + SLACK * max(gates.trial_seconds, gates.trial_frames)
+        elif begun is not None:  # another server has begun, which does not go on with it
+            return Judgement("interrupted", "the server ended during the trial")
         sleep(LOOK_EVERY_S)
     if begun is None:
         return Judgement("interrupted", f"no server took it within {START_S:.0f} s")

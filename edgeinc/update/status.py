@@ -55,7 +55,7 @@ def status(root: Path, *, now: Callable[[], float] = time.time) -> DeviceStatus:
         revocation_floor=state.revocation_floor,
         last_trusted=state.last_trusted,
         free_bytes=shutil.disk_usage(root).free,
-        todo=_todo(state, served, damage, said, now()),
+        todo=_todo(root, state, served, damage, said, now()),
     )
 
 
@@ -68,14 +68,16 @@ def _damage(root: Path, state: State, lost: bool) -> str:
     return f"step {state.current.step}: {wrong}" if wrong else ""
 
 
-def _todo(state: State, served: Held | None, damage: str, said: Serving | None, now: float) -> str:
+def _todo(
+    root: Path, state: State, served: Held | None, damage: str, said: Serving | None, now: float
+) -> str:
     """The one thing to do first; "" for nothing."""
     first = served is None and state.current is None
     if first and state.refused is None:
         return "install the first step: edgeinc device update"
     if damage and not first:
         return "fetch what is damaged again: edgeinc device update"
-    if said is not None and not serving.is_running(said):
+    if said is not None and not serving.is_running(root, said):
         return "start the server: it ended without a word"
     revoked = served is not None and served.step < state.revocation_floor
     if state.held:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgeinc.errors import EdgeincError
 from edgeinc.update.device import Device
+from edgeinc.update.identity import read_config
 from edgeinc.update.keeper import Report
 from edgeinc.update.source import repository
 
@@ -41,11 +42,12 @@ def watch(
     Raises:
         UsageError: The folder is no device.
     """
-    device, connect = Device(root, report=report), repository(root)
+    read_config(root)
     before = ""
     while not stop.is_set():
         try:
-            line = device.update(connect).text
+            # Read anew each time: who the device is may have been corrected.
+            line = Device(root, report=report).update(repository(root)).text
         except EdgeincError as err:
             reason = getattr(err, "reason", "")
             line = f"refused{f' ({reason})' if reason else ''}: {err.message}"
