@@ -50,6 +50,10 @@ def test_rauc_has_a_repository_of_trees_and_a_handler(tmp_path):
     assert section["type"] == "trees"
     handler = tmp_path / Path(config["handlers"]["post-install"]).name
     assert f"--from {section['path']}/repo" in handler.read_text()
+    bundle = configparser.ConfigParser()
+    bundle.read(tmp_path / "manifest.raucm")
+    assert bundle["image.edgeinc/repo"]["filename"] == "repo.tar"
+    assert bundle["bundle"]["format"] == "verity"  # a plain one may hold no artifacts
 
 
 def test_greengrass_has_one_recipe(tmp_path):

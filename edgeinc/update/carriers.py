@@ -71,6 +71,20 @@ type=trees
 post-install=/usr/lib/edgeinc/rauc-post-install
 """
 
+RAUC_MANIFEST = """\
+# manifest.raucm of a bundle, beside repo.tar: tar -C REPO -cf repo.tar metadata targets
+[update]
+compatible=YOUR-SYSTEM
+version=1
+
+[bundle]
+format=verity
+
+[image.edgeinc/repo]
+filename=repo.tar
+convert=tar-extract
+"""
+
 RAUC_HANDLER = """\
 #!/bin/sh
 # /usr/lib/edgeinc/rauc-post-install
@@ -115,6 +129,7 @@ _FILES: Mapping[CarrierKind, Mapping[str, tuple[str, int]]] = {
     "rauc": {
         "system.conf": (RAUC_CONFIG, _FILE),
         "rauc-post-install": (RAUC_HANDLER, _SCRIPT),
+        "manifest.raucm": (RAUC_MANIFEST, _FILE),
     },
     "greengrass": {"recipe.json": (json.dumps(GREENGRASS, indent=2) + "\n", _FILE)},
 }
