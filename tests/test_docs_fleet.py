@@ -80,4 +80,5 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
             main(line.split()[1:])
         assert end.value.code == 0, line
     written = sorted(path.name for path in (tmp_path / "carrier").glob("*/*"))
-    assert written == ["edgeinc-model", "rauc-post-install", "recipe.json", "system.conf"]
+    rauc = ["manifest.raucm", "rauc-post-install", "system.conf"]
+    assert written == sorted(["edgeinc-model", *rauc, "recipe.json"])
