@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -315,6 +316,23 @@ def test_the_page_is_written_into_the_run_and_says_what_it_did(run):
     other = run.path.parent / "deep" / "a.html"
     assert report(run.path, out=other).path == str(other)
     assert other.read_bytes() == (run.path / "report.html").read_bytes()
+
+
+def test_classes_that_the_data_does_not_label_are_named_and_not_counted(run):
+    whole = score(2)
+    page = page_of(run)
+    assert "Not labelled" not in page.text("classes")
+    assert "all 11 classes" in page.text("headline")
+    gone = replace(
+        whole,
+        classes=tuple(replace(c, iou=None if c.step < 2 else c.iou) for c in whole.classes),
+        miou=Miou(44.45, None, 44.45, 44.45),
+        unlabelled=tuple(NAMES[:9]),
+    )
+    (run.folder(2) / "eval.json").write_text(to_json(gone))
+    page = page_of(run)
+    assert f"so in no score: {', '.join(NAMES[:9])}" in page.text("classes")
+    assert "2 of 11 classes: the others are not labelled" in page.text("headline")
 
 
 def test_the_page_needs_no_network_and_no_script(run):

@@ -2,9 +2,10 @@
 
 Rules: images are brought to the session's size, its ids are resized back by nearest neighbour to
 the grid that pixels are compared on, every mask's own size unless told otherwise; one confusion
-matrix is pooled over all images; void does not count; the decision is joint over every class. What
-classes the network has not learned count as, which images are scored and which mean is the headline
-is the convention's. Memory does not grow with the number of images.
+matrix is pooled over all images; void does not count; the decision is joint over every class; a
+class that the data does not label has no score. What classes the network has not learned count as,
+which images are scored and which mean is the headline is the convention's. Memory does not grow
+with the number of images.
 
     result = evaluate("runs/camvid-erfnet", convention="mib")
     result.miou.all_without_background
@@ -40,6 +41,7 @@ from edgeinc.evaluation._scores import (
     iou,
     task_scores,
     union_scores,
+    unlabelled_classes,
 )
 from edgeinc.evaluation._table import check_writable, write_table
 from edgeinc.evaluation._truth import HOLD_OUT, HoldOut, LabelTruth, Truth, held_out_truth
@@ -202,13 +204,19 @@ def score_session(
         truth_of = LabelTruth(evaluation_remap(dataset, table, convention=rules))
     else:
         ids, truth_of = hold_out.ids[:limit], hold_out
-    counts = Counts(session, per_task=per_task, ignore_background=ignore_background)
+    counts = Counts(
+        session,
+        reached=truth_of.reached(ids),
+        per_task=per_task,
+        ignore_background=ignore_background,
+    )
     with progress.task(f"score step {session.step}", len(ids), "img") as task:
         for image_id, image, mask in _read_ahead(dataset, ids, grid, session):
             counts.add(image, truth_of(image_id, image, mask))
             task.advance()
     joint, ignoring = counts.joint, counts.ignoring
-    miou = group_means(table, iou(table, joint), absent=rules.absent)
+    means = partial(group_means, table, scored=counts.scored, absent=rules.absent)
+    miou = means(iou(counts, joint))
     return EvalResult(
         source=str(session.path),
         step=session.step,
@@ -222,15 +230,12 @@ def score_session(
         hiou=hiou(miou, rules),
         classes=class_scores(table, counts),
         tasks=task_scores(table, counts, rules.absent),
-        absent=absent_classes(table, joint),
+        absent=absent_classes(table, counts),
+        unlabelled=unlabelled_classes(table, counts),
         limit=limit,
         convention=rules.name,
         unions=union_scores(table, counts, rules.absent),
-        miou_ignoring_background=group_means(
-            table, iou(table, ignoring.matrix), absent=rules.absent
-        )
-        if ignoring
-        else None,
+        miou_ignoring_background=means(iou(counts, ignoring.matrix)) if ignoring else None,
     )
 
 

@@ -119,9 +119,14 @@ def classes(evidence: Evidence) -> Html:
         "Classes",
         table(("Class", "", "IoU, %", "Change"), rows, numeric=(2, 3), cls="bars"),
         note(f"After step {score.step}, ", conditions(score), mark),
-        note("Absent from these images: ", ", ".join(score.absent)) if score.absent else None,
+        _named("Absent from these images: ", score.absent),
+        _named("Not labelled in this data, so in no score: ", score.unlabelled),
         key="classes",
     )
+
+
+def _named(text: str, names: Sequence[str]) -> Html | None:
+    return note(text, ", ".join(names)) if names else None
 
 
 def _class_row(

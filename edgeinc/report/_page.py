@@ -73,9 +73,11 @@ def _headline(evidence: Evidence) -> Html:
     gain = None
     if miou and before and miou.old is not None and before.miou.all is not None:
         gain = miou.old - before.miou.all
-    tiles = [
-        _tile("mIoU", number(miou.all if miou else None), "%", f"all {len(last.classes)} classes"),
-    ]
+    scored = f"all {len(last.classes)} classes"
+    if score and score.unlabelled:
+        left = len(last.classes) - len(score.unlabelled)
+        scored = f"{left} of {len(last.classes)} classes: the others are not labelled"
+    tiles = [_tile("mIoU", number(miou.all if miou else None), "%", scored)]
     if last.index:
         older = len(last.classes) - len(last.new_classes)
         change = f", {signed(gain)} points since step {last.index - 1}" if gain is not None else ""

@@ -172,7 +172,11 @@ def publish(
         files.append((_blob("golden", path, content, "npz"), content))
     manifest = _finished(draft, candidate, fixed, bases, judge, [blob for blob, _ in files])
     score = manifest.metrics
-    missed = () if score is None else unmet(score, min_miou=terms.min_miou, max_drop=terms.max_drop)
+    missed = (
+        ()
+        if score is None
+        else unmet(score, min_miou=terms.min_miou, max_drop=terms.max_drop, first=not bases)
+    )
     content = write(manifest)
     path = release_path(card.model, card.step, MANIFEST, site=site)
     if channel is not None:
@@ -319,7 +323,7 @@ def _finished(
     base = bases[0].content if bases else None
     score = None
     if judge is not None:
-        before = None if base is None else judge.score(base)
+        before = None if base is None else judge.held(base, bases[0].step)
         score = score_of(judge.score(fixed.content), before)
     artifact = replace(
         draft.artifact,
