@@ -143,7 +143,7 @@ SetOption = Annotated[
 ]
 ResumeOption = Annotated[
     bool,
-    flag("--resume", help="Continue an interrupted step.", panel=RUN),
+    flag("--resume", help="Continue an interrupted step as it was begun.", panel=RUN),
 ]
 OverwriteOption = Annotated[
     bool,

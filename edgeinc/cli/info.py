@@ -210,7 +210,7 @@ def show(
             result,
             *_run_blocks(ui, result),
             essential=[result.path],
-            hint=["edgeinc", "eval" if result.steps else "train", name],
+            hint=_run_hint(result, name),
         )
     else:
         facts = [("file", result.file), *card_facts(result), *_hashes(result)]
@@ -269,6 +269,16 @@ def _plugin_hint(plugin: PluginDetails) -> list[str]:
     }[plugin.kind]
 
 
+def _run_hint(summary: RunSummary, name: str) -> list[str]:
+    """What to do with a run: finish what was begun, else score it."""
+    if summary.pending is None and summary.steps:
+        return ["edgeinc", "eval", name]
+    if summary.steps:
+        return ["edgeinc", "extend", name, "--resume"]
+    data = [] if summary.pending else ["--data", "NAME"]
+    return ["edgeinc", "train", *data, "--run", name, "--resume"]
+
+
 def _run_blocks(ui: Ui, summary: RunSummary) -> list[str | Table]:
     info = summary.run
     facts = ui.facts(
@@ -278,6 +288,7 @@ def _run_blocks(ui: Ui, summary: RunSummary) -> list[str | Table]:
         ("scenario", info.scenario.name if info.scenario else None),
         ("created", info.created),
         ("artifacts", summary.artifacts),
+        ("unfinished", f"step {summary.pending.index}" if summary.pending else None),
     )
     blocks: list[str | Table] = [facts, "", steps_table(ui, summary.steps)]
     return [*blocks, "", *miou_lines(ui, summary.score)] if summary.score else blocks

@@ -29,7 +29,7 @@ from edgeinc.data._conventions import load_convention
 from edgeinc.data._files import read_pair
 from edgeinc.data._index import count_pixels
 from edgeinc.data._labels import evaluation_remap
-from edgeinc.errors import UsageError
+from edgeinc.errors import Interrupted, UsageError
 from edgeinc.evaluation._counts import Counts
 from edgeinc.evaluation._grid import Grid, load_grid
 from edgeinc.evaluation._history import gates, recorded, with_history
@@ -116,6 +116,7 @@ def evaluate(
             or the file for the classes cannot be written.
         DataError: An image or mask cannot be read.
         MissingError: The runtime or device is not here, or logits are needed and not given.
+        Interrupted: Ctrl-C while images were scored.
     """
     path = Path(target)
     if not path.exists():
@@ -145,8 +146,8 @@ def evaluate(
             hold_out = None
             if split == HOLD_OUT:
                 hold_out = held_out_truth(run, session, dataset, rules, open_session, stack)
-            results.append(
-                score_session(
+            try:
+                result = score_session(
                     session,
                     dataset,
                     split=split,
@@ -158,7 +159,13 @@ def evaluate(
                     ignore_background=ignore_background,
                     progress=progress,
                 )
-            )
+            except KeyboardInterrupt as stop:
+                raise Interrupted(
+                    f"interrupted while step {session.step} of {path} was scored; a score is of "
+                    "all images, so nothing of it is kept",
+                    hint="repeat the command, or score fewer images: --limit N",
+                ) from stop
+            results.append(result)
     past = results[:-1] if step == "all" else recorded(run, results[-1])
     result = with_history(replace(results[-1], source=str(path)), past)
     if csv is not None:
