@@ -14,7 +14,7 @@ from edgeinc.cli._options import RunArgument
 from edgeinc.cli._score import miou_lines, steps_table
 from edgeinc.cli._ui import Ui
 from edgeinc.cli.ship import card_facts
-from edgeinc.errors import MissingError
+from edgeinc.errors import MissingError, as_typed
 from edgeinc.schema import (
     ArtifactCard,
     Check,
@@ -237,7 +237,7 @@ def _plugin_blocks(ui: Ui, plugin: PluginDetails) -> list[str | Table]:
     blocks += ["", f"source {plugin.path}"]
     if plugin.name in [item.name for item in catalogue.listing(catalogue.CONVENTIONS).items]:
         shown = f"{catalogue.CONVENTION}{plugin.name}"
-        blocks.append(f"the convention of that name: edgeinc show {shown}")
+        blocks.append(f"the convention of that name: {as_typed('show', shown)}")
     return blocks
 
 

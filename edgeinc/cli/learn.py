@@ -28,6 +28,7 @@ from edgeinc.cli._progress import duration
 from edgeinc.cli._score import miou_lines, steps_table
 from edgeinc.cli._ui import Ui
 from edgeinc.config import parse_size
+from edgeinc.errors import as_typed
 from edgeinc.runs import open_run
 from edgeinc.schema import LearnResult
 
@@ -64,7 +65,7 @@ def demo(
         essential=[result.report],
         hint=["edgeinc", "eval", result.run, "--step", "all"],
     )
-    ui.gate(result.failures, hint=f"the run is kept: edgeinc show {result.run}")
+    ui.gate(result.failures, hint=f"the run is kept: {as_typed('show', result.run)}")
 
 
 @command(

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Literal, get_args
 
 import numpy as np
@@ -182,7 +183,7 @@ def _check_out(out: Path, source: str, kind: Kind, save: Save) -> None:
         example = (out if out.is_dir() else out.parent) / f"{name}-{save}{fitting[0]}"
         raise UsageError(
             f"{out} does not name a {'mask' if save == 'mask' else kind} file",
-            hint=f"it ends in {' or '.join(fitting)}: --out {example}",
+            hint=f"it ends in {' or '.join(fitting)}: --out {quote(str(example))}",
         )
 
 
