@@ -144,6 +144,13 @@ def test_every_setting_of_training_is_a_flag_with_its_default(edgeinc):
     assert "Default:" not in extend
 
 
+@pytest.mark.parametrize("group", ["data"])
+def test_the_summary_of_a_group_names_its_commands(edgeinc, group):
+    summary = " ".join(edgeinc(group, "--help").out.split())
+    named = summary.partition(":")[2].partition(": ")[2].partition(".")[0].split(", ")
+    assert set(named) == {words[1] for words in COMMANDS if words[0] == group}
+
+
 def test_short_flags_mean_the_same_everywhere():
     meaning = {}
     for command in COMMANDS.values():

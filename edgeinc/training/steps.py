@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeinc import registry
 from edgeinc.clock import written_now
-from edgeinc.config import Layer, TrainSettings, resolve
+from edgeinc.config import Layer, TrainSettings, resolve, split_names
 from edgeinc.data import open_dataset
 from edgeinc.data._labels import extend_table, first_table
 from edgeinc.data._scenario import load_scenario
@@ -40,6 +40,7 @@ from edgeinc.training.plan import (
     command_line,
     gather_layers,
     inherited,
+    listed_data,
     plan_step,
 )
 from edgeinc.training.resuming import (
@@ -113,7 +114,8 @@ def train(
     Args:
         data: Name or path of a dataset, or several whose images are joined; None only with
             `run` and `resume`, which take what is not given from the step that was begun.
-        classes: Classes in the order of their ids; None for all, or for those of the scenario.
+        classes: Classes in the order of their ids, listed or as "a,b"; None for all, or for those
+            of the scenario.
         background: What id 0 is: `none`, `real`, or `virtual`, a class added for everything else;
             None takes the scenario's, else what the data has.
         model: Name of the network; None is `DEFAULT_MODEL`.
@@ -146,6 +148,7 @@ def train(
     """
     flags = _settings_of(locals())
     given = gather_layers(_paths(config), sets, flags)
+    classes = split_names(classes, "classes") if isinstance(classes, str) else classes
     known = None
     if resume and run is not None and (data is None or Path(run).exists()):
         known = open_run(run)
@@ -178,7 +181,7 @@ def train(
     elif not dry_run:
         check_free(path, overwrite=overwrite)  # before the masks of a large dataset are read
     words = {
-        "data": None if data is None else _listed(data),
+        "data": None if data is None else listed_data(data),
         "data_root": data_root,
         "classes": classes,
         "background": background,
@@ -250,7 +253,7 @@ def extend(
 
     Args:
         run: Folder of the run.
-        new_classes: Classes to add; None takes those of the scenario's next step.
+        new_classes: Classes to add, listed or as "a,b"; None takes those of the scenario's next.
         method: Name of the method; None takes that of the last extension, else
             `DEFAULT_METHOD`.
         data: New images, from one dataset or several; None takes the run's dataset, cut to the
@@ -280,6 +283,8 @@ def extend(
         MissingError: The device is not here.
     """
     layers = gather_layers(_paths(config), sets, _settings_of(locals()))
+    if isinstance(new_classes, str):
+        new_classes = split_names(new_classes, "new_classes")
     folder = open_run(run)
     plan_of_steps = adopt_scenario(folder, scenario)
     if all_steps and plan_of_steps is None:
@@ -320,7 +325,7 @@ def extend(
                     raise
                 # The step's own command names its classes, which those after it do not have.
                 words: dict[str, Any] = {"run": folder.path, "method": method}
-                words |= {"data": data and _listed(data), "data_root": data_root}
+                words |= {"data": data and listed_data(data), "data_root": data_root}
                 command = command_line("extend", words, layers)
                 raise Interrupted(stop.message, hint=f"{command} --all --resume") from stop
             done.append(step)
@@ -363,7 +368,7 @@ def _plan_extension(
         "run": folder.path,
         "new_classes": None if planned else names,
         "method": method,
-        "data": None if data is None else _listed(data),
+        "data": None if data is None else listed_data(data),
         "data_root": data_root,
     }
     plan = plan_step(
@@ -384,13 +389,6 @@ def _model_options(model: str, layers: Sequence[Layer]) -> dict[str, Any]:
     plugin = registry.load("models", model)
     _, sources = resolve(plugin.Config, layers, table="model")
     return {name: setting.value for name, setting in sources.items()}
-
-
-def _listed(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The names or paths of data as they were given, one for each --data."""
-    if isinstance(data, (str, os.PathLike)):
-        return [os.fspath(data)]
-    return [os.fspath(each) for each in data]
 
 
 def _settings_of(arguments: dict[str, Any]) -> dict[str, Any]:
