@@ -321,4 +321,5 @@ def _run_summary(run: Run) -> RunSummary:
         steps=steps,
         score=run.score(steps[-1].index) if steps else None,
         artifacts=tuple(str(path) for path in sorted((run.path / "export").glob("*.onnx"))),
+        pending=run.pending,
     )

@@ -203,6 +203,22 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def split_names(text: str, what: str) -> list[str]:
+    """`a,b,c` as a list.
+
+    Args:
+        text: The names.
+        what: The flag or argument they were given as, for the message.
+
+    Raises:
+        UsageError: There is an empty name.
+    """
+    listed = [name.strip() for name in text.split(",")]
+    if not all(listed):
+        raise UsageError(f"an empty name in {what} '{text}'", hint=f"write it as {what} a,b,c")
+    return listed
+
+
 def _scalar(text: str) -> Any:
     try:
         return tomllib.loads(f"v = {text}")["v"]

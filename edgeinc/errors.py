@@ -8,6 +8,13 @@ the command ends with. Anything else that is raised is a bug and keeps its trace
 
 from __future__ import annotations
 
+import shlex
+
+
+def as_typed(*words: object) -> str:
+    """A command of edgeinc for a hint: `edgeinc` and the words, quoted where a shell needs it."""
+    return shlex.join(["edgeinc", *map(str, words)])
+
 
 class EdgeincError(Exception):
     """Base of every error edgeinc raises on purpose: the operation failed."""

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgeinc.errors import UsageError
+from edgeinc.errors import UsageError, as_typed
 
 KINDS = {
     "models": ("edgeinc.models", "Model"),
@@ -116,7 +116,7 @@ def _known(kind: str, name: str) -> None:
         singular = kind.removesuffix("s")
         raise UsageError(
             f"unknown {singular} '{name}'",
-            hint=f"{suggest(name, known)} see `edgeinc ls {kind}`",
+            hint=f"{suggest(name, known)} see `{as_typed('ls', kind)}`",
         )
 
 

@@ -32,7 +32,7 @@ from tempfile import NamedTemporaryFile
 
 from filelock import FileLock, Timeout
 
-from edgeinc.errors import RunError, UsageError
+from edgeinc.errors import RunError, UsageError, as_typed
 from edgeinc.schema import EvalResult, RunInfo, StepInfo, from_json, to_json
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -70,10 +70,10 @@ class Run:
         """
         steps = self.steps
         if not steps:
-            raise RunError(
-                f"{self.path} has no finished step",
-                hint=f"finish it with `edgeinc train --run {self.path} --resume`",
-            )
+            # What is pending is recorded, data included; where nothing is, data must be named.
+            data = [] if self.pending else ["--data", "NAME"]
+            go_on = as_typed("train", *data, "--run", self.path, "--resume")
+            raise RunError(f"{self.path} has no finished step", hint=f"finish it with `{go_on}`")
         if index is None:
             return steps[-1]
         if not 0 <= index < len(steps):

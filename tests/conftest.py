@@ -130,6 +130,29 @@ def street_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def labelled_alone(street_data, tmp_path_factory):
+    """The scenes of `street_data` with one class labelled and no other: `labelled_alone("car")`."""
+    import numpy as np
+
+    from edgeinc.data import Label, open_dataset
+    from edgeinc.data.folder import write_folder
+
+    scenes = open_dataset(street_data)
+
+    def made(name):
+        label, root = scenes.label(name), tmp_path_factory.mktemp("alone") / name
+        samples = (
+            (split, i, scenes.image(i), np.where(scenes.mask(i) == label.id, 0, 255).astype("u1"))
+            for split in scenes.splits()
+            for i in scenes.ids(split)
+        )
+        write_folder(root, samples, labels=[Label(0, name, label.color)])
+        return root
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def _base_run(street_data, tmp_path_factory):
     from edgeinc.training import train
 

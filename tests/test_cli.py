@@ -144,6 +144,13 @@ def test_every_setting_of_training_is_a_flag_with_its_default(edgeinc):
     assert "Default:" not in extend
 
 
+@pytest.mark.parametrize("group", ["data"])
+def test_the_summary_of_a_group_names_its_commands(edgeinc, group):
+    summary = " ".join(edgeinc(group, "--help").out.split())
+    named = summary.partition(":")[2].partition(": ")[2].partition(".")[0].split(", ")
+    assert set(named) == {words[1] for words in COMMANDS if words[0] == group}
+
+
 def test_short_flags_mean_the_same_everywhere():
     meaning = {}
     for command in COMMANDS.values():
@@ -342,6 +349,22 @@ def test_common_flags_stand_anywhere(edgeinc):
     assert edgeinc("--json", "ls", "methods") == expected
     assert edgeinc("ls", "--json", "methods") == expected
     assert edgeinc("-q", "data", "ls").out == edgeinc("data", "ls", "-q").out
+
+
+def test_no_command_of_a_hint_is_written_by_hand_around_a_value(repository):
+    """`as_typed` quotes what a shell would take apart; an f-string does not."""
+    verbs = "|".join(sorted({words[0] for words in COMMANDS}))
+    words = r"( [a-z]+)?( --[a-z-]+( [a-z]+)?)*"
+    by_hand = re.compile(rf"\bf[\"'].*edgeinc ({verbs}){words} (--[a-z-]+ )?\{{")
+    assert by_hand.search('f"edgeinc export {run}"')
+    assert by_hand.search("f'see `edgeinc repo sign --key {key}`'")
+    found = [
+        f"{path.relative_to(repository)}: {line.strip()}"
+        for path in sorted((repository / "edgeinc").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if by_hand.search(line)
+    ]
+    assert found == []
 
 
 def test_success_names_the_next_command_on_stderr(edgeinc):

@@ -215,6 +215,22 @@ def test_a_run_that_exists_is_not_overwritten_unasked(edgeinc):
     assert "--overwrite" in err
 
 
+def test_commands_in_messages_can_be_pasted_where_paths_have_spaces(edgeinc, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.move(folder / "runs" / "a", folder / "runs" / "my run")
+    shutil.rmtree(folder / "runs" / "my run" / "export")
+    code, out, _ = edgeinc("bench", "runs/my run", "--duration", "0.01", "--runtime", "onnxruntime")
+    assert "run `edgeinc export 'runs/my run'`" in out
+    code, _, err = edgeinc("eval", "runs/my run", "--min-miou", "100")
+    assert code == 3
+    assert "edgeinc eval 'runs/my run' --json" in err
+    (folder / "my pictures").mkdir()
+    image = next((folder / "scenes" / "images").iterdir())
+    code, _, err = edgeinc("predict", "runs/my run", image, "-o", "my pictures")
+    assert code == 2
+    assert f"--out 'my pictures/{image.stem}-overlay" in err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_interrupted_training_ends_with_130_and_says_how_to_go_on(story, tmp_path):
     words = ["train", "--data", str(story[0] / "scenes"), "--run", "runs/b", *TINY[2:]]

@@ -11,8 +11,10 @@ import pytest
 
 import edgeinc
 from edgeinc.data import Dataset, Label, open_dataset
+from edgeinc.data._conventions import load_convention
 from edgeinc.errors import DataError, MissingError, UsageError
 from edgeinc.evaluation import evaluate, group_means, predict_native, score_session
+from edgeinc.evaluation._history import gates
 from edgeinc.runs import open_run
 from edgeinc.runtimes import Session
 from edgeinc.schema import ClassInfo, ClassTable
@@ -185,6 +187,77 @@ def test_ids_come_back_at_the_size_of_the_image_pixel_centre_on_pixel_centre():
 def test_data_without_any_known_class_is_refused(pairs):
     with pytest.raises(UsageError, match="none of the classes a, b"):
         score_session(RedChannel(table([["a", "b"]])), Memory(pairs, ["x", "y", "z", "w"]))
+
+
+# ------------------------------------------------------------------------------ not labelled
+
+
+def test_a_class_that_the_data_does_not_label_has_no_score_and_is_in_no_mean():
+    """c: 3 of 4 pixels found, one is called a; that is c's loss and says nothing of a."""
+    truth, predicted = np.array([[0, 0, 0, 0, VOID, VOID]]), np.array([[2, 2, 2, 0, 2, 1]])
+    session = RedChannel(table([["a", "b"], ["c"]]), size=truth.shape)
+    result = score_session(session, Memory([(predicted, truth)], ["c"]))
+    assert [c.iou for c in result.classes] == [None, None, 75]
+    assert [c.pixels_predicted for c in result.classes] == [1, 0, 3]
+    assert (result.miou.all, result.miou.old, result.miou.new, result.hiou) == (75, None, 75, None)
+    assert result.miou.all_without_background == 75
+    assert [t.miou for t in result.tasks] == [None, 75]
+    assert (result.unlabelled, result.absent) == (("a", "b"), ())
+
+
+def test_it_counts_as_zero_nowhere_though_absent_classes_do():
+    truth, predicted = np.array([[0, 0, 0, 0]]), np.array([[2, 2, 2, 0]])
+    session = RedChannel(table([["a", "b"], ["c", "d"]]), size=truth.shape)
+    result = score_session(
+        session, Memory([(predicted, truth)], ["c", "d"]), convention="dkd,eval_size=full"
+    )
+    assert (result.miou.all, result.miou.old, result.miou.new) == (37.5, None, 37.5)
+    assert (result.unlabelled, result.absent) == (("a", "b"), ("d",))
+
+
+def test_a_class_that_is_labelled_but_not_shown_is_wrong_where_it_is_answered():
+    truth, predicted = np.array([[1, 1, 1, 1]]), np.array([[2, 2, 2, 0]])
+    session = RedChannel(table([["a", "b"], ["c"]]), size=truth.shape)
+    result = score_session(session, Memory([(predicted, truth)], ["a", "c"]))
+    assert [c.iou for c in result.classes] == [0, None, 75]
+    assert (result.miou.all, result.miou.old, result.miou.new) == (37.5, 0, 75)
+    assert (result.unlabelled, result.absent) == (("b",), ())
+
+
+def test_among_some_classes_unlabelled_ones_have_no_score_either():
+    session = Fixed(table([["a", "b"], ["c", "d"]]), SCORES)
+    truth = np.where(TRUE == 2, 0, np.where(TRUE == 3, 1, VOID))  # ids of the data: c, d
+    result = score_session(session, Memory([(truth, truth)], ["c", "d"]), per_task=True)
+    # joint: c 0 of 2, both called a; d 1 of 2. Alone: c 1 of 2; d 2 of 3.
+    alone = pytest.approx((100 * 1 / 2 + 100 * 2 / 3) / 2)
+    assert [(t.miou, t.alone) for t in result.tasks] == [(None, None), (25, alone)]
+    assert [u.miou for u in result.unions] == [25]
+
+
+def test_a_background_that_may_be_an_unlabelled_class_has_no_score():
+    """In data of c alone a pixel of the background may be an a: it is no truth for background."""
+    truth, predicted = np.array([[0, 0, 1, 1, 1, 1]]), np.array([[0, 1, 2, 2, 2, 0]])
+    session = RedChannel(table([["rest", "a"], ["c"]], "real"), size=truth.shape)
+    result = score_session(session, Memory([(predicted, truth)], ["rest", "c"], "real"))
+    assert [c.iou for c in result.classes] == [None, None, 75]
+    assert (result.miou.all, result.miou.all_without_background) == (75, 75)
+    assert (result.miou.old, result.miou.old_without_background) == (None, None)
+    assert result.unlabelled == ("rest", "a")
+    whole = score_session(session, Memory([(predicted, truth)], ["rest", "c", "a"], "real"))
+    # rest: 1 of 3; a: 0 of 1; c: 3 of 4
+    assert [c.iou for c in whole.classes] == pytest.approx([100 / 3, 0, 75])
+    assert whole.unlabelled == ()
+
+
+def test_a_class_without_a_score_meets_no_gate_and_misses_none():
+    truth, predicted = np.array([[0, 0, 0, 0]]), np.array([[2, 2, 2, 0]])
+    session = RedChannel(table([["a", "b"], ["c"]]), size=truth.shape)
+    result = score_session(session, Memory([(predicted, truth)], ["c"]))
+    rules = load_convention("default")
+    assert gates(result, rules, min_miou=70, max_drop=None) == ()
+    with pytest.raises(UsageError, match="labels no older class") as caught:
+        gates(result, rules, min_miou=None, max_drop=5)
+    assert "drop --max-drop" in caught.value.hint
 
 
 # ------------------------------------------------------------------------------ among some classes
@@ -392,6 +465,68 @@ def test_data_that_was_moved_is_asked_for(base_run, street_data, tmp_path):
         edgeinc.evaluate(base_run)
     assert "--data PATH" in caught.value.hint
     assert edgeinc.evaluate(base_run, data=moved).images
+
+
+def test_data_of_the_new_class_alone_scores_that_one_alone(base_run, labelled_alone):
+    """Old classes are answered in these images, wrongly or rightly: nobody can tell."""
+    score = edgeinc.extend(
+        base_run, new_classes=["car"], data=labelled_alone("car"), method="finetune"
+    ).score
+    old, car = score.classes[:-1], score.classes[-1]
+    assert score.unlabelled == ("road", "sky", "building")
+    assert [c.iou for c in old] == [None, None, None]
+    assert car.iou is not None
+    assert (score.miou.all, score.miou.old, score.miou.new) == (car.iou, None, car.iou)
+    assert open_run(base_run).score(1) == score
+    weak = evaluate(base_run, step=0, limit=4)  # what does know the old classes still scores them
+    assert (weak.unlabelled, weak.miou.old) == ((), None)
+    kept = edgeinc.evaluate(base_run)
+    assert kept.unlabelled == ()
+    assert kept.miou.old is not None
+
+
+def test_it_is_said_which_classes_were_not_scored(base_run, labelled_alone, monkeypatch, capsys):
+    from edgeinc.cli import main
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    words = [
+        "--new-classes",
+        "car",
+        "--data",
+        str(labelled_alone("car")),
+        "-m",
+        "finetune",
+        "--epochs",
+        "1",
+    ]
+    for command in (["extend", str(base_run), *words], ["eval", str(base_run), *words[2:4]]):
+        with pytest.raises(SystemExit) as end:
+            main(command)
+        said = capsys.readouterr().out
+        assert end.value.code == 0
+        assert "not labelled in this data, so in no score: road, sky, building" in said
+        assert "mean over 1 classes" in said
+        assert "only car is labelled: its IoU is the share of it that was found" in said
+    with pytest.raises(SystemExit) as end:
+        main(["eval", str(base_run), *words[2:4], "--max-drop", "5"])
+    assert end.value.code == 2
+    assert "labels no older class" in capsys.readouterr().err
+
+
+def test_held_out_images_score_old_classes_by_the_step_before_though_unlabelled(
+    base_run, labelled_alone
+):
+    edgeinc.extend(
+        base_run,
+        new_classes=["car"],
+        data=labelled_alone("car"),
+        method="finetune",
+        epochs=1,
+        hold_out=0.3,
+    )
+    result = evaluate(base_run, split="hold-out")
+    assert result.unlabelled == ()
+    assert result.miou.old is not None
 
 
 def test_forgetting_is_the_iou_after_its_own_step_minus_now(extended):

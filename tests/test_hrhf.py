@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 import edgeinc
 from edgeinc.data._files import read_image
-from edgeinc.errors import UsageError
+from edgeinc.errors import Interrupted, UsageError
 from edgeinc.methods import StepContext, Survey
 from edgeinc.methods._background import folded_new
 from edgeinc.methods._losses import log_softmax
@@ -236,6 +239,53 @@ def test_an_extension_keeps_its_images_under_the_network_they_came_from(base_run
     extend(base_run, overwrite=True)
     assert files(base_run) == made
     assert open_run(base_run).weights(1).read_bytes() == first
+
+
+class CtrlC:
+    """Progress that presses Ctrl-C at that iteration of the images."""
+
+    def __init__(self, at):
+        self.left = at
+
+    @contextmanager
+    def task(self, name, total, unit="it", done=0):
+        self.counts, self.done = name == "invert", done
+        yield self
+
+    def advance(self, n=1, note=""):
+        self.left -= self.counts
+        if self.counts and not self.left:
+            signal.raise_signal(signal.SIGINT)
+
+    def message(self, text):
+        pass
+
+
+def test_ctrl_c_loses_no_iteration_and_says_how_to_go_on(base_run, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(base_run, whole)
+    words = ["method.per_class=6", "method.batch=8", "method.iterations=5", "method.stop_loss=0"]
+    invert(whole, sets=words)
+    for at, part in ((3, "3 of 5 of images batch-000"), (4, "2 of 5 of images batch-001")):
+        with pytest.raises(Interrupted, match=f"after iteration {part}; .* are saved") as caught:
+            invert(base_run, sets=words, progress=CtrlC(at))
+        assert "without --overwrite goes on" in caught.value.hint
+    last = CtrlC(99)
+    invert(base_run, sets=words, progress=last)
+    assert last.done == 7
+    pictures = [
+        {name.name: content for name, content in files(run).items() if name.suffix == ".png"}
+        for run in (whole, base_run)
+    ]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 24  # 3 classes, 6 of each: the last of 3 batches is filled up
+
+
+def test_ctrl_c_while_an_extension_makes_images_names_the_way_on(base_run):
+    with pytest.raises(Interrupted, match="are saved") as caught:
+        extend(base_run, progress=CtrlC(1))
+    assert caught.value.hint.endswith("--resume")
+    assert extend(base_run, resume=True).steps[0].status == "done"
 
 
 def test_invert_changes_no_weight_and_nothing_else_of_the_run(base_run):

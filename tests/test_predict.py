@@ -208,16 +208,38 @@ def test_a_folder_gives_a_folder_with_the_same_stems(run, tmp_path):
     assert sorted(p.name for p in (tmp_path / "seen").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_a_broken_image_is_named_and_those_before_it_stay(run, tmp_path):
+def test_a_broken_image_of_a_folder_is_named_and_all_others_are_written(run, tmp_path):
     source, out = tmp_path / "images", tmp_path / "out"
     source.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         cv2.imwrite(str(source / name), picture(48, 64))
     content = (source / "b.png").read_bytes()
     (source / "b.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"b\.png"):
+    with pytest.raises(DataError, match=r"^1 of 3 images could not be read: b\.png$") as caught:
         predict(run, source, out=out)
-    assert [p.name for p in out.iterdir()] == ["a.jpg"]
+    assert sorted(p.name for p in out.iterdir()) == ["a.jpg", "c.jpg"]
+    assert caught.value.hint.startswith(f"the other 2 are in {out}; ")
+    assert "b.png" in caught.value.hint
+    for name in ("a.png", "c.png", *(f"d{i:02}.png" for i in range(9))):
+        (source / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"12 of 12 .*: a\.png, b\.png, .* and 2 more$") as caught:
+        predict(run, source, out=tmp_path / "nothing")
+    assert caught.value.hint.startswith("nothing was written")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_command_ends_with_one_when_an_image_was_not_read(run, tmp_path, monkeypatch, capsys):
+    from edgeinc.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    cv2.imwrite("images/b.png", picture(48, 64))
+    (tmp_path / "images" / "a.png").write_text("text")
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(run), "images", "-o", "out"])
+    assert end.value.code == 1
+    assert "1 of 2 images could not be read: a.png" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.jpg"]
 
 
 def frames_of(path):

@@ -275,6 +275,19 @@ def test_a_gate_that_is_not_met_signs_nothing(run, place, street_data, capsys):
     assert state(place / "repo") == before
 
 
+def test_a_drop_that_cannot_be_known_is_no_drop_that_was_held(run, place, labelled_alone):
+    """The images label nothing that step 0 knew: the evidence names no loss, and no mean has it."""
+    trees = labelled_alone("tree")
+    planned = put(place, run, data=trees, dry_run=True, keys=())
+    assert planned.unmet == ()
+    found = planned.metrics.per_class
+    assert [name for name, iou in found.items() if iou is None] == ["road", "sky", "building"]
+    assert planned.metrics.miou_all == found["tree"]
+    assert (planned.metrics.miou_old, planned.metrics.forgetting) == (None, None)
+    held = put(place, run, data=trees, dry_run=True, keys=(), terms=Terms(max_drop=5))
+    assert held.unmet == ("what older classes lost is not known: folder has none of them",)
+
+
 class Meanwhile:
     """Does something when the first part of the work begins."""
 

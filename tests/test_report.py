@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +30,7 @@ from edgeinc.schema import (
     Parity,
     RunInfo,
     Setting,
+    SourceRef,
     StepInfo,
     StepScore,
     TaskScore,
@@ -315,6 +317,76 @@ def test_the_page_is_written_into_the_run_and_says_what_it_did(run):
     other = run.path.parent / "deep" / "a.html"
     assert report(run.path, out=other).path == str(other)
     assert other.read_bytes() == (run.path / "report.html").read_bytes()
+
+
+def test_classes_that_the_data_does_not_label_are_named_and_not_counted(run):
+    whole = score(2)
+    page = page_of(run)
+    assert "Not labelled" not in page.text("classes")
+    assert "all 11 classes" in page.text("headline")
+    gone = replace(
+        whole,
+        classes=tuple(replace(c, iou=None if c.step < 2 else c.iou) for c in whole.classes),
+        miou=Miou(44.45, None, 44.45, 44.45),
+        unlabelled=tuple(NAMES[:9]),
+    )
+    (run.folder(2) / "eval.json").write_text(to_json(gone))
+    page = page_of(run)
+    assert f"so in no score: {', '.join(NAMES[:9])}" in page.text("classes")
+    assert "2 of 11 classes: the others are not labelled" in page.text("headline")
+
+
+def on(step, *roots):
+    """The score of a step on folder data, without the steps before."""
+    first, *more = (DataRef("folder", root) for root in roots)
+    data = replace(first, more=tuple(SourceRef(d.name, d.root) for d in more))
+    alone = tuple(row for row in score(step).history if row.step == step)
+    return replace(score(step), data=data, history=alone)
+
+
+def test_scores_of_other_data_are_told_apart_and_are_no_forgetting(tmp_path):
+    """Two folders of as many images are two sets of images, though both are called `folder`."""
+    run = make_run(tmp_path / "run", data=DataRef("folder", "/data/a"))
+    for step, roots in enumerate([("/data/a",), ("/data/b",), ("/data/b", "/data/c")]):
+        (run.folder(step) / "eval.json").write_text(to_json(on(step, *roots)))
+    page = page_of(run)
+    for said in (
+        *("Step 0: folder /data/a val, 101 images", "Step 1: folder /data/b val, 101 images"),
+        "Step 2: folder /data/b and folder /data/c val, 101 images",
+    ):
+        assert said in page.text("steps")
+    assert "says nothing of forgetting" in page.text("forgetting")
+    assert f"edgeinc eval {run.path} --step all" in page.text("forgetting")
+
+    both = replace(on(2, "/data/b"), history=score(2).history[1:])
+    (run.folder(2) / "eval.json").write_text(to_json(both))
+    page = page_of(run)
+    assert "not compared here: step 0 (folder /data/a val)" in page.text("forgetting")
+    rows = page.rows(["Class", "Step 0"])
+    assert [row["Step 0"] for row in rows] == ["–"] * 8 + [""] * 3
+    assert rows[0]["Step 1"] == "90.8"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (DataRef("camvid", "/data/camvid"), "--data camvid --data-root /data"),
+        (DataRef("camvid", "/data/CamVid"), "--data camvid --data-root /data/CamVid"),
+        (DataRef("folder", "/data/my scenes"), "--data '/data/my scenes'"),
+        (
+            DataRef("folder", "/data/a", (SourceRef("coco", "/data/b.json"),)),
+            "--data /data/a --data /data/b.json",
+        ),
+        (DataRef("", ""), "--data NAME"),
+    ],
+)
+def test_a_command_on_the_page_names_the_data_where_it_lies(tmp_path, data, words):
+    run = make_run(tmp_path / "a run", data=data)
+    (run.path / "bench").mkdir()
+    unscored = tuple(replace(row, miou=None) for row in bench_rows())
+    document = to_json(replace(bench(), rows=unscored))
+    (run.path / "bench" / "2026-05-04.json").write_text(document)
+    assert f"edgeinc bench '{run.path}' {words}" in page_of(run).text("speed")
 
 
 def test_the_page_needs_no_network_and_no_script(run):

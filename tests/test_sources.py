@@ -6,7 +6,7 @@ import pytest
 
 from edgeinc.data import open_dataset
 from edgeinc.data._index import count_pixels
-from edgeinc.data._labels import extend_table, first_table, training_remap
+from edgeinc.data._labels import evaluation_remap, extend_table, first_table, training_remap
 from edgeinc.data._select import held_out
 from edgeinc.errors import DataError, UsageError
 
@@ -66,6 +66,18 @@ def test_what_a_source_does_not_declare_is_unlabelled_there_not_background(cars,
     remap = training_remap(data, table, ["car"])
     assert remap("0/x")[data.mask("0/x")].tolist() == [[0, 1, 255]]
     assert remap("1/x")[data.mask("1/x")].tolist() == [[0, 0, 1]]
+
+
+def test_labels_reach_a_class_only_in_images_whose_source_declares_it(cars, both):
+    data = open_dataset([cars, both])
+    table = extend_table(first_table(open_dataset(both), ["bus"]), data, ["car"])
+    remap = evaluation_remap(data, table)
+    assert table.names == ("rest", "bus", "car")
+    # What is neither a car nor anything labelled may be a bus: no truth for the background.
+    assert remap.reached(["0/x", "0/y"]) == {2}
+    assert remap.reached(["1/x"]) == {0, 1, 2}
+    assert remap.reached(data.ids("train")) == {0, 1, 2}
+    assert remap.reached([]) == set()
 
 
 def test_a_source_without_background_beside_one_with_it(tmp_path, cars):

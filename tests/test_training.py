@@ -396,6 +396,15 @@ def test_size_the_network_cannot_divide_names_the_next(street_data, tmp_path):
     assert "--size 64x96" in error.value.hint
 
 
+def test_classes_may_be_one_text_as_on_the_command_line(street_data, base_run, tmp_path):
+    planned = edgeinc.extend(base_run, new_classes="car, bus", method="cil", dry_run=True)
+    assert planned.steps[0].new_classes == ("car", "bus")
+    first = edgeinc.train(street_data, classes="road,sky", size=(64, 96), dry_run=True)
+    assert first.steps[0].new_classes == ("road", "sky")
+    with pytest.raises(UsageError, match="an empty name in new_classes 'car,'"):
+        edgeinc.extend(base_run, new_classes="car,", method="cil")
+
+
 def test_extend_before_train(tmp_path):
     with pytest.raises(UsageError, match="no run at"):
         edgeinc.extend(tmp_path / "none", new_classes=["car"])

@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings=HELP,
 )
 data_app = typer.Typer(
-    help="Look at labelled images: ls, info, check, preview, synth.",
+    help="See and prepare labelled images: ls, info, check, preview, convert, split, synth.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings=HELP,

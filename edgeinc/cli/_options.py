@@ -16,8 +16,7 @@ import typer
 from edgeinc import registry
 from edgeinc.catalogue import attributes
 from edgeinc.cli._command import MACHINE, OPTIMISATION, RUN, WHAT, flag, parameter
-from edgeinc.config import TrainSettings
-from edgeinc.errors import UsageError
+from edgeinc.config import TrainSettings, split_names
 
 _MACHINE = ("precision", "device", "threads", "workers", "seed", "deterministic", "compile")
 _RUN = ("limit",)
@@ -143,7 +142,7 @@ SetOption = Annotated[
 ]
 ResumeOption = Annotated[
     bool,
-    flag("--resume", help="Continue an interrupted step.", panel=RUN),
+    flag("--resume", help="Continue an interrupted step as it was begun.", panel=RUN),
 ]
 OverwriteOption = Annotated[
     bool,
@@ -193,9 +192,4 @@ def names(text: str | None, flag: str) -> list[str] | None:
     Raises:
         UsageError: There is an empty name.
     """
-    if text is None:
-        return None
-    listed = [name.strip() for name in text.split(",")]
-    if not all(listed):
-        raise UsageError(f"an empty name in {flag} '{text}'", hint=f"write it as {flag} a,b,c")
-    return listed
+    return None if text is None else split_names(text, flag)

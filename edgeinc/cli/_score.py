@@ -71,6 +71,12 @@ def miou_lines(ui: Ui, result: EvalResult) -> list[str]:
         f"{cut} of {result.data.name} {result.split}, void skipped",
         f"compared at {result.grid}",
     ]
+    if result.unlabelled:
+        names = ", ".join(result.unlabelled)
+        lines.append(f"not labelled in this data, so in no score: {names}")
+    shown = [c.name for c in result.classes if c.pixels_true]
+    if len(shown) == 1:
+        lines.append(f"only {shown[0]} is labelled: its IoU is the share of it that was found")
     if result.absent:
         names = ", ".join(result.absent)
         lines.append(f"warning: no pixel of {names} in truth or prediction: {fate}")

@@ -14,7 +14,7 @@ from edgeinc.cli._options import RunArgument
 from edgeinc.cli._score import miou_lines, steps_table
 from edgeinc.cli._ui import Ui
 from edgeinc.cli.ship import card_facts
-from edgeinc.errors import MissingError
+from edgeinc.errors import MissingError, as_typed
 from edgeinc.schema import (
     ArtifactCard,
     Check,
@@ -210,7 +210,7 @@ def show(
             result,
             *_run_blocks(ui, result),
             essential=[result.path],
-            hint=["edgeinc", "eval" if result.steps else "train", name],
+            hint=_run_hint(result, name),
         )
     else:
         facts = [("file", result.file), *card_facts(result), *_hashes(result)]
@@ -237,7 +237,7 @@ def _plugin_blocks(ui: Ui, plugin: PluginDetails) -> list[str | Table]:
     blocks += ["", f"source {plugin.path}"]
     if plugin.name in [item.name for item in catalogue.listing(catalogue.CONVENTIONS).items]:
         shown = f"{catalogue.CONVENTION}{plugin.name}"
-        blocks.append(f"the convention of that name: edgeinc show {shown}")
+        blocks.append(f"the convention of that name: {as_typed('show', shown)}")
     return blocks
 
 
@@ -269,6 +269,16 @@ def _plugin_hint(plugin: PluginDetails) -> list[str]:
     }[plugin.kind]
 
 
+def _run_hint(summary: RunSummary, name: str) -> list[str]:
+    """What to do with a run: finish what was begun, else score it."""
+    if summary.pending is None and summary.steps:
+        return ["edgeinc", "eval", name]
+    if summary.steps:
+        return ["edgeinc", "extend", name, "--resume"]
+    data = [] if summary.pending else ["--data", "NAME"]
+    return ["edgeinc", "train", *data, "--run", name, "--resume"]
+
+
 def _run_blocks(ui: Ui, summary: RunSummary) -> list[str | Table]:
     info = summary.run
     facts = ui.facts(
@@ -278,6 +288,7 @@ def _run_blocks(ui: Ui, summary: RunSummary) -> list[str | Table]:
         ("scenario", info.scenario.name if info.scenario else None),
         ("created", info.created),
         ("artifacts", summary.artifacts),
+        ("unfinished", f"step {summary.pending.index}" if summary.pending else None),
     )
     blocks: list[str | Table] = [facts, "", steps_table(ui, summary.steps)]
     return [*blocks, "", *miou_lines(ui, summary.score)] if summary.score else blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +28,8 @@ from edgeinc.cli._progress import duration
 from edgeinc.cli._score import miou_lines, steps_table
 from edgeinc.cli._ui import Ui
 from edgeinc.config import parse_size
-from edgeinc.errors import UsageError
+from edgeinc.errors import as_typed
+from edgeinc.runs import open_run
 from edgeinc.schema import LearnResult
 
 
@@ -63,7 +65,7 @@ def demo(
         essential=[result.report],
         hint=["edgeinc", "eval", result.run, "--step", "all"],
     )
-    ui.gate(result.failures, hint=f"the run is kept: edgeinc show {result.run}")
+    ui.gate(result.failures, hint=f"the run is kept: {as_typed('show', result.run)}")
 
 
 @command(
@@ -74,7 +76,7 @@ def demo(
         "edgeinc train --data camvid --classes sky,road,tree --model erfnet",
         "edgeinc train --data camvid --scenario camvid:full --run runs/full",
         "edgeinc train --data ./my-data -e 20 -b 4 --size 256x320 --dry-run",
-        "edgeinc train --data camvid --run runs/full --resume",
+        "edgeinc train --run runs/full --resume",
     ],
     settings=training_settings(defaults=True),
 )
@@ -92,15 +94,15 @@ def train(
         ),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             metavar="NAME",
-            help="Network (`edgeinc ls models`).",
+            help="Network (`edgeinc ls models`); else erfnet.",
             rich_help_panel=WHAT,
             autocompletion=completion("models"),
         ),
-    ] = "erfnet",
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -147,14 +149,15 @@ def train(
     dry_run: DryRunOption = False,
     **settings: Any,
 ) -> None:
-    """Train the base network of a new run: its step 0."""
-    if not data:
-        raise UsageError("no data was named", hint="add --data NAME or --data DIR")
+    """Train the base network of a new run: its step 0.
+
+    With --resume nothing but --run need be said again.
+    """
     height_width = parse_size(size) if size else None
     from edgeinc.training import train as run_training
 
     result = run_training(
-        data,
+        data or None,
         classes=names(classes, "--classes"),
         background=background,
         model=model,
@@ -171,7 +174,9 @@ def train(
         progress=ui.progress,
         **settings,
     )
-    more = ["--all"] if scenario else ["--new-classes", "NAME,NAME"]
+    made = (Path(result.run) / "run.json").is_file()  # a dry run makes none
+    planned = scenario or (made and open_run(result.run).info.scenario)
+    more = ["--all"] if planned else ["--new-classes", "NAME,NAME"]
     _learned(ui, result, hint=["edgeinc", "extend", result.run, *more])
 
 

@@ -19,7 +19,7 @@ from edgeinc.cli._options import (
 )
 from edgeinc.cli._score import score_blocks
 from edgeinc.cli._ui import Ui
-from edgeinc.errors import UsageError
+from edgeinc.errors import UsageError, as_typed
 
 
 def _conventions(incomplete: str) -> list[str]:
@@ -155,7 +155,9 @@ def evaluate(
     essential = [csv] if csv else []
     blocks = score_blocks(ui, result)
     ui.result(result, *blocks, essential=essential, hint=["edgeinc", verb, path])
-    ui.gate(result.gates, hint=f"train longer; every class is in: edgeinc eval {path} --json")
+    ui.gate(
+        result.gates, hint=f"train longer; every class is in: {as_typed('eval', path, '--json')}"
+    )
 
 
 @command(

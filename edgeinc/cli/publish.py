@@ -338,6 +338,7 @@ def _step_blocks(ui: Ui, result: PublishResult) -> list[str | Table]:
             "",
             f"mIoU {ui.text(m.miou_all)}  old {ui.text(m.miou_old)}  new {ui.text(m.miou_new)}"
             f"{lost}, percent, of the published file on {m.images} images of {m.dataset}",
+            f"{sum(iou is not None for iou in m.per_class.values())} classes have a score there",
         ]
     if result.channel is not None:
         blocks.append(_channel_line(result.channel))

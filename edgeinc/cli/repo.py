@@ -11,7 +11,7 @@ import typer
 
 from edgeinc.cli._command import RESULT, RUN, WHAT, command, flag, repo_app
 from edgeinc.cli._ui import Ui
-from edgeinc.errors import UsageError
+from edgeinc.errors import UsageError, as_typed
 from edgeinc.schema import RepoChange
 
 RepoArgument = Annotated[
@@ -133,7 +133,7 @@ def ls(ui: Ui, folder: RepoArgument) -> None:
         for role in result.roles
     ]
     files = [(target.path, target.bytes, target.role) for target in result.targets]
-    waiting = f"root {result.waiting} waits for signatures: `edgeinc repo sign {folder}`"
+    waiting = f"root {result.waiting} waits for signatures: `{as_typed('repo', 'sign', folder)}`"
     ui.result(
         result,
         ui.table(("role", "version", "expires", "needs", "keys", "paths"), roles),

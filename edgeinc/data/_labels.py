@@ -7,7 +7,7 @@ class never keeps its label by accident: everything not listed as visible is hid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import cast, get_args
 
 import numpy as np
@@ -127,6 +127,22 @@ class Remap:
         if declared not in self._tables:
             self._tables[declared] = self._build(declared)
         return self._tables[declared]
+
+    def reached(self, image_ids: Iterable[str]) -> frozenset[int]:
+        """Ids of the network that a pixel of these images can have by its label.
+
+        A label counts where its image's source declares it, shown or not; the background of a
+        data set is declared as far as the table says that it is one.
+        """
+        return frozenset(
+            int(self(example)[label.id])
+            for declared, example in {self._dataset.declared(i): i for i in image_ids}.items()
+            for label in self._dataset.labels
+            if label.name in declared or self._is_background(label)
+        ) - {VOID}
+
+    def _is_background(self, label: Label) -> bool:
+        return self._dataset.background == "real" and label == self._dataset.labels[0]
 
 
 def training_remap(

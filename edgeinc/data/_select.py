@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgeinc.data import Dataset
 from edgeinc.data._index import Counts, count_pixels
-from edgeinc.errors import DataError, UsageError
+from edgeinc.errors import DataError, UsageError, as_typed
 from edgeinc.progress import SILENT, Progress
 from edgeinc.schema import Scenario, ScenarioStep, Selection
 
@@ -79,7 +79,7 @@ def training_images(
         rule = "" if scenario.selection == "listed" else f" under selection {scenario.selection}"
         raise DataError(
             f"no pixel of class '{name}' in {looked} of step {step}{rule}",
-            hint=f"add labelled images of it; see `edgeinc data check {dataset.root}`",
+            hint=f"add labelled images of it; see `{as_typed('data', 'check', dataset.root)}`",
         )
     return ids, counts
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeinc.errors import as_typed
 from edgeinc.runtimes._card import CLASSES, IMAGES, LOGITS
 from edgeinc.runtimes._head import HEAD_BIAS, HEAD_WEIGHT
 from edgeinc.schema import SCHEMA_VERSION, ArtifactCard, InputShapes, to_dict
@@ -90,7 +91,7 @@ def recipe(card: ArtifactCard) -> dict[str, Any]:
         "inputs": {name: to_dict(shape) for name, shape in inputs.items()},
         "outputs": _outputs(card),
         "strongly_typed": {"8": False, "10": True, "11": True},
-        "build": f"edgeinc build {card.file}",
+        "build": as_typed("build", card.file),
         "commands": {
             "8.6": f"{build}{half}",
             "10": f"{build} --stronglyTyped",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeinc import registry
-from edgeinc.errors import MissingError, UsageError
+from edgeinc.errors import MissingError, UsageError, as_typed
 from edgeinc.runs import Run, open_run
 from edgeinc.runtimes import Session
 from edgeinc.schema import Size
@@ -97,9 +97,10 @@ def _of_run(run: Run, plugins: dict[str, Any]) -> Iterator[Variant]:
             exported = sorted((run.path / "export").glob(f"step-{step}.*"))
             artifacts = [path for path in exported if path.suffix in plugin.suffixes]
         if not artifacts:
-            reason = f"step {step} is not exported, run `edgeinc export {run.path}`"
+            reason = f"step {step} is not exported, run `{as_typed('export', run.path)}`"
             if ".engine" in plugin.suffixes:
-                reason = f"step {step} has no engine, run `edgeinc export {run.path} --trt`"
+                made = as_typed("export", run.path, "--trt")
+                reason = f"step {step} has no engine, run `{made}`"
             yield Variant(run.path, name, reason)
         for artifact in artifacts:
             yield Variant(artifact, name, _reason(plugin))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from edgeinc.doctor._facts import TENSORRT, Environment
 from edgeinc.doctor._jetpack import JetPack, jetpack, numbers
 from edgeinc.schema import Check
@@ -79,13 +81,13 @@ def tensorrt(env: Environment) -> Check:
 
 def _not_importable(env: Environment, row: JetPack | None) -> Check:
     module = env.modules["tensorrt"]
-    python = ".".join(map(str, env.python[:2]))
+    python, prefix = ".".join(map(str, env.python[:2])), quote(env.prefix)
     said = "not installed" if module.absent else module.error
     if row is not None and module.absent and python != row.python:
         detail = f"Python {python} here, the TensorRT of {row.name} is for Python {row.python}"
         fix = (
-            f"python{row.python} -m venv --system-site-packages --clear {env.prefix}"
-            f' && {env.prefix}/bin/pip install "edgeinc[cpu]"'
+            f"python{row.python} -m venv --system-site-packages --clear {prefix}"
+            f' && {prefix}/bin/pip install "edgeinc[cpu]"'
         )
         return Check("tensorrt", "warn", detail, fix)
     if env.l4t or env.machine == "aarch64":
@@ -94,7 +96,7 @@ def _not_importable(env: Environment, row: JetPack | None) -> Check:
             return Check("tensorrt", "warn", detail, _own_again(env, row))
         if env.isolated:
             detail = f"{said}: this environment does not see JetPack's"
-            fix = f"python3 -m venv --system-site-packages {env.prefix}"
+            fix = f"python3 -m venv --system-site-packages {prefix}"
             return Check("tensorrt", "warn", detail, fix)
         return Check("tensorrt", "warn", said, "sudo apt-get install -y python3-libnvinfer")
     if module.absent:

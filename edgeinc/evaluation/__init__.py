@@ -2,9 +2,10 @@
 
 Rules: images are brought to the session's size, its ids are resized back by nearest neighbour to
 the grid that pixels are compared on, every mask's own size unless told otherwise; one confusion
-matrix is pooled over all images; void does not count; the decision is joint over every class. What
-classes the network has not learned count as, which images are scored and which mean is the headline
-is the convention's. Memory does not grow with the number of images.
+matrix is pooled over all images; void does not count; the decision is joint over every class; a
+class that the data does not label has no score. What classes the network has not learned count as,
+which images are scored and which mean is the headline is the convention's. Memory does not grow
+with the number of images.
 
     result = evaluate("runs/camvid-erfnet", convention="mib")
     result.miou.all_without_background
@@ -28,7 +29,7 @@ from edgeinc.data._conventions import load_convention
 from edgeinc.data._files import read_pair
 from edgeinc.data._index import count_pixels
 from edgeinc.data._labels import evaluation_remap
-from edgeinc.errors import UsageError
+from edgeinc.errors import Interrupted, UsageError
 from edgeinc.evaluation._counts import Counts
 from edgeinc.evaluation._grid import Grid, load_grid
 from edgeinc.evaluation._history import gates, recorded, with_history
@@ -40,6 +41,7 @@ from edgeinc.evaluation._scores import (
     iou,
     task_scores,
     union_scores,
+    unlabelled_classes,
 )
 from edgeinc.evaluation._table import check_writable, write_table
 from edgeinc.evaluation._truth import HOLD_OUT, HoldOut, LabelTruth, Truth, held_out_truth
@@ -114,6 +116,7 @@ def evaluate(
             or the file for the classes cannot be written.
         DataError: An image or mask cannot be read.
         MissingError: The runtime or device is not here, or logits are needed and not given.
+        Interrupted: Ctrl-C while images were scored.
     """
     path = Path(target)
     if not path.exists():
@@ -143,8 +146,8 @@ def evaluate(
             hold_out = None
             if split == HOLD_OUT:
                 hold_out = held_out_truth(run, session, dataset, rules, open_session, stack)
-            results.append(
-                score_session(
+            try:
+                result = score_session(
                     session,
                     dataset,
                     split=split,
@@ -156,7 +159,13 @@ def evaluate(
                     ignore_background=ignore_background,
                     progress=progress,
                 )
-            )
+            except KeyboardInterrupt as stop:
+                raise Interrupted(
+                    f"interrupted while step {session.step} of {path} was scored; a score is of "
+                    "all images, so nothing of it is kept",
+                    hint="repeat the command, or score fewer images: --limit N",
+                ) from stop
+            results.append(result)
     past = results[:-1] if step == "all" else recorded(run, results[-1])
     result = with_history(replace(results[-1], source=str(path)), past)
     if csv is not None:
@@ -202,13 +211,19 @@ def score_session(
         truth_of = LabelTruth(evaluation_remap(dataset, table, convention=rules))
     else:
         ids, truth_of = hold_out.ids[:limit], hold_out
-    counts = Counts(session, per_task=per_task, ignore_background=ignore_background)
+    counts = Counts(
+        session,
+        reached=truth_of.reached(ids),
+        per_task=per_task,
+        ignore_background=ignore_background,
+    )
     with progress.task(f"score step {session.step}", len(ids), "img") as task:
         for image_id, image, mask in _read_ahead(dataset, ids, grid, session):
             counts.add(image, truth_of(image_id, image, mask))
             task.advance()
     joint, ignoring = counts.joint, counts.ignoring
-    miou = group_means(table, iou(table, joint), absent=rules.absent)
+    means = partial(group_means, table, scored=counts.scored, absent=rules.absent)
+    miou = means(iou(counts, joint))
     return EvalResult(
         source=str(session.path),
         step=session.step,
@@ -222,15 +237,12 @@ def score_session(
         hiou=hiou(miou, rules),
         classes=class_scores(table, counts),
         tasks=task_scores(table, counts, rules.absent),
-        absent=absent_classes(table, joint),
+        absent=absent_classes(table, counts),
+        unlabelled=unlabelled_classes(table, counts),
         limit=limit,
         convention=rules.name,
         unions=union_scores(table, counts, rules.absent),
-        miou_ignoring_background=group_means(
-            table, iou(table, ignoring.matrix), absent=rules.absent
-        )
-        if ignoring
-        else None,
+        miou_ignoring_background=means(iou(counts, ignoring.matrix)) if ignoring else None,
     )
 
 

@@ -4,14 +4,14 @@ Rules: the joint decision is what the network answers. Where more is asked for, 
 are decided among themselves, or those of several steps, from the network's scores per class; then
 only pixels of these classes count. Nothing is kept of an image but counts.
 
-    counts = Counts(session, per_task=True)
+    counts = Counts(session, reached=range(11), per_task=True)
     counts.add(image, truth)                      # once for every image
     counts.joint                                  # (classes, classes) int64
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,18 +53,29 @@ class Counts:
 
     Args:
         session: The network.
+        reached: Ids that the truth can have.
         per_task: Also count each step alone, and the steps up to each one.
         ignore_background: Also count with id 0 never decided for.
 
     Attributes:
+        scored: Ids in ascending order of the classes that have a score: any other one that is
+            answered can only be wrong, and says nothing of its class.
         joint: Matrix of the decision over every class.
         alone: By step, its classes among themselves; empty unless asked for.
         unions: By step from 1 on, the classes of all steps up to it; empty unless asked for.
         ignoring: The decision without id 0; None unless asked for.
     """
 
-    def __init__(self, session: Session, *, per_task: bool, ignore_background: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        reached: Collection[int],
+        per_task: bool = False,
+        ignore_background: bool = False,
+    ) -> None:
         table = session.table
+        self.scored = [i for i in scored_ids(table, table.classes) if i in reached]
         count = len(table.classes)
         self._session = session
         self.joint: metrics.Matrix = np.zeros((count, count), np.int64)

@@ -50,7 +50,8 @@ def gates(
     """Every threshold that was not met, in words.
 
     Raises:
-        UsageError: A drop is asked for and earlier steps were not scored on the same images.
+        UsageError: A drop is asked for, and the data labels no older class or earlier steps were
+            not scored on the same images.
     """
     failed = []
     if min_miou is not None:
@@ -61,6 +62,12 @@ def gates(
             failed.append(f"mIoU{bare} {figure} is below {min_miou:g}")
     if max_drop is not None:
         old = [c for c in result.classes if c.step < result.step]
+        if old and all(c.name in result.unlabelled for c in old):
+            raise UsageError(
+                f"{result.data.root or result.data.name} labels no older class, so what they lost "
+                "is not known",
+                hint="drop --max-drop, or give --data that labels them",
+            )
         drop = metrics.mean([c.forgetting for c in old], range(len(old)))
         if old and drop is None:
             raise UsageError(

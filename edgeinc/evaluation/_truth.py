@@ -7,7 +7,7 @@ be known of the old classes without their data (Cermelli et al. 2020 choose sett
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -40,6 +40,9 @@ class Truth(Protocol):
             mask: (H, W) ids of the dataset on the grid.
         """
 
+    def reached(self, image_ids: Iterable[str]) -> frozenset[int]:
+        """Ids that some pixel of these images can have as its truth, whether one has or not."""
+
 
 class LabelTruth:
     """The labels as they are.
@@ -54,6 +57,10 @@ class LabelTruth:
     def __call__(self, image_id: str, image: Image, mask: Mask) -> Mask:
         """The labels of an image."""
         return cv2.LUT(mask, self._remap(image_id))  # type: ignore[return-value]
+
+    def reached(self, image_ids: Iterable[str]) -> frozenset[int]:
+        """Ids that the images are labelled for."""
+        return self._remap.reached(image_ids)
 
 
 class HoldOut:
@@ -82,6 +89,11 @@ class HoldOut:
         answer = resize_mask(self._before.run(image[None])[0], truth.shape)
         new = (truth >= self._first_new) & (truth != VOID)
         return np.where(new | (mask == VOID), truth, answer)
+
+    def reached(self, image_ids: Iterable[str]) -> frozenset[int]:
+        """Ids that the images are labelled for, and those that the previous network answers."""
+        old = frozenset(range(self._first_new)) if self._before is not None else frozenset()
+        return self._labels.reached(image_ids) | old
 
 
 def held_out_truth(

@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from threading import Event
 from time import monotonic
 from typing import Any, Literal
 
@@ -31,11 +32,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeinc.errors import Interrupted
 from edgeinc.methods import Store
 from edgeinc.methods._watched import Watched
 from edgeinc.models import Model
 from edgeinc.progress import Progress
 from edgeinc.schema import Size
+from edgeinc.stopping import interruptible
 
 Aggregation = Literal["scale-aware", "average", "maximum"]
 
@@ -46,7 +49,8 @@ SETTLING = 0.75
 WARM_UP = 100
 """Iterations in which the learning rate rises, a tenth of all at most; then it falls to 0."""
 SAVE_EVERY_S = 30.0
-"""Seconds of work that an interruption may cost."""
+"""Seconds of work that a kill may cost; Ctrl-C costs none."""
+_GO_ON = "the same command without --overwrite goes on from there"
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,9 @@ def invert(
         Batches: `images` (B, 3, H, W) float16 normalised, `wished` (B, k) int64, `r` (B, C),
         `share` (B, k), the part of the pixels where the network sees each wished class, `bn`
         (2,), the BatchNorm terms of the noise and of the images; `seconds` (1,). On the CPU.
+
+    Raises:
+        Interrupted: Ctrl-C; finished batches and the state of the running one are stored.
     """
     key, total = recipe.key(size, seed, dtype), recipe.batches(len(classes))
     names = [f"{key}/batch-{index:03d}" for index in range(total)]
@@ -177,11 +184,16 @@ def invert(
         plans = _plans(classes, recipe, total, seed)
         done = (total - len(missing)) * recipe.iterations
         done += sum(_iterations_of(store.load(f"{names[i]}.part")) for i in missing)
-        with progress.task("invert", total * recipe.iterations, "it", done) as task:
+        with (
+            interruptible() as asked,
+            progress.task("invert", total * recipe.iterations, "it", done) as task,
+        ):
             for index in missing:
                 plan = plans[index]
                 batch = _Batch(network, watched, recipe, plan, min(classes), size, (seed, index))
-                made[index] = batch.make(store, names[index], task)
+                made[index] = batch.make(store, names[index], task, asked)
+        if asked.is_set():
+            raise Interrupted("interrupted; all images are made and saved", hint=_GO_ON)
     return [batch for batch in made if batch is not None]
 
 
@@ -227,8 +239,12 @@ class _Batch:
         self.iteration, self.seconds = 0, 0.0
         self.bn = torch.zeros(2)
 
-    def make(self, store: Store, name: str, task: Any) -> dict[str, Tensor]:
-        """Run to the end, from the saved state if there is one; store the result."""
+    def make(self, store: Store, name: str, task: Any, asked: Event) -> dict[str, Tensor]:
+        """Run to the end, from the saved state if there is one; store the result.
+
+        Raises:
+            Interrupted: It was asked for; the state is stored.
+        """
         total = self.recipe.iterations
         self._restore(store.load(f"{name}.part"))
         start = saved = monotonic()
@@ -241,6 +257,13 @@ class _Batch:
             task.advance(moved, note=f"loss {loss:.3f}, BN {float(self.bn[1]):.2f}")
             if enough:
                 break
+            if asked.is_set():
+                store.save(f"{name}.part", self._state())
+                raise Interrupted(
+                    f"interrupted after iteration {self.iteration} of {total} of images "
+                    f"{name.rpartition('/')[2]}; the images made so far and this state are saved",
+                    hint=_GO_ON,
+                )
             if monotonic() - saved > SAVE_EVERY_S:
                 store.save(f"{name}.part", self._state())
                 saved = monotonic()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.errors import EdgeincError, UsageError, as_typed
 from edgeinc.models import Head, Model, create, own_decoders
 from edgeinc.schema import IMAGENET, Normalisation
 
@@ -278,7 +278,7 @@ def _unknown(state: Mapping[str, Tensor], model: str, file: Path) -> UsageError:
     if "layer1.0.conv1.weight" in state:
         return UsageError(
             f"{file} holds a bare ResNet, which has no classes to import",
-            hint=f"start from it with `edgeinc train --model bisenet --init {file}`",
+            hint=f"start from it with `{as_typed('train', '--model', 'bisenet', '--init', file)}`",
         )
     known = [r.title for r in RELEASES if r.model == model] + ["edgeinc's own names"]
     return UsageError(

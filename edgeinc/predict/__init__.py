@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,6 +34,9 @@ from edgeinc.schema import PredictResult
 __all__ = ["Save", "predict"]
 
 Kind = Literal["image", "folder", "video", "camera"]
+
+_NAMED = 10
+"""Images that a message names at most."""
 
 
 def predict(
@@ -68,8 +72,8 @@ def predict(
 
     Raises:
         UsageError: Source, `out` and `save` do not fit together, or one of them does not exist.
-        DataError: The folder has no images, or an image or video cannot be read; pictures that
-            were written before stay.
+        DataError: The folder has no images, or an image or video cannot be read. What cannot be
+            read in a folder is named when all others are written.
         MissingError: The runtime, device or camera is not here.
         Interrupted: Stopped during a video; what was done is a complete file.
     """
@@ -112,21 +116,42 @@ def _images(
     progress: Progress,
 ) -> list[float]:
     """Write one picture per image; returns the seconds the last network took for each."""
-    outputs[0].parent.mkdir(parents=True, exist_ok=True)
-    seconds = []
+    seconds, unread = [], list[tuple[str, DataError]]()
     with progress.task("predict", total=len(images), unit="image") as task:
         for path, output in zip(images, outputs, strict=True):
-            image = read_image(path)
-            views = [see(session, image) for session in sessions]
-            if save == "mask":
-                colors = draw.palette(views[-1].session.table.classes)
-                content = palette_png(views[-1].ids, colors)
-            else:
-                content = encoded(picture(image, views, save, seen(views)), output.suffix)
-            write_atomic(output, content)
-            seconds.append(views[-1].seconds)
+            try:
+                seconds.append(_image(sessions, path, output, save))
+            except DataError as err:
+                unread.append((path.name, err))
             task.advance(note=path.name)
+    if unread:
+        alone = len(images) == 1
+        raise unread[0][1] if alone else _unread(unread, len(images), outputs[0].parent)
     return seconds
+
+
+def _image(sessions: Sequence[Session], path: Path, output: Path, save: Save) -> float:
+    """Write the picture of one image; returns the seconds the last network took."""
+    image = read_image(path)
+    views = [see(session, image) for session in sessions]
+    if save == "mask":
+        content = palette_png(views[-1].ids, draw.palette(views[-1].session.table.classes))
+    else:
+        content = encoded(picture(image, views, save, seen(views)), output.suffix)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, content)
+    return views[-1].seconds
+
+
+def _unread(unread: Sequence[tuple[str, DataError]], images: int, out: Path) -> DataError:
+    """That some images of a folder could not be read, and what became of the others."""
+    names = ", ".join(name for name, _ in unread[:_NAMED])
+    more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+    others = f"the other {images - len(unread)} are in {out}"
+    return DataError(
+        f"{len(unread)} of {images} images could not be read: {names}{more}",
+        hint=f"{others if images > len(unread) else 'nothing was written'}; {unread[0][1].message}",
+    )
 
 
 # ------------------------------------------------------------------------------ what is asked
@@ -182,7 +207,7 @@ def _check_out(out: Path, source: str, kind: Kind, save: Save) -> None:
         example = (out if out.is_dir() else out.parent) / f"{name}-{save}{fitting[0]}"
         raise UsageError(
             f"{out} does not name a {'mask' if save == 'mask' else kind} file",
-            hint=f"it ends in {' or '.join(fitting)}: --out {example}",
+            hint=f"it ends in {' or '.join(fitting)}: --out {quote(str(example))}",
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 
 from edgeinc.errors import UsageError
 from edgeinc.progress import SILENT, Progress
@@ -44,7 +45,9 @@ def report(
     evidence = read(open_run(run))
     target = Path(out) if out is not None else evidence.run.path / "report.html"
     if target.is_dir():
-        raise UsageError(f"{target} is a folder", hint=f"name a file: --out {target}/report.html")
+        raise UsageError(
+            f"{target} is a folder", hint=f"name a file: --out {quote(str(target / 'report.html'))}"
+        )
     content = page(evidence, overlays(evidence, progress=progress)).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, content)

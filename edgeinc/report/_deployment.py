@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeinc.draw.charts import Point, scatter
 from edgeinc.draw.markup import NONE, TIMES, Child, Html, h, number
-from edgeinc.report._evidence import Evidence
+from edgeinc.errors import as_typed
+from edgeinc.report._evidence import Evidence, data_words
 from edgeinc.report._html import Spanning, absent, note, section, size_text, table
 from edgeinc.schema import ArtifactCard, BenchResult, BenchRow
 
@@ -19,7 +20,7 @@ def speed(evidence: Evidence) -> Html:
     if not evidence.benches:
         return section(
             title,
-            absent("Nothing was measured yet.", f"edgeinc bench {evidence.run.path}"),
+            absent("Nothing was measured yet.", as_typed("bench", evidence.run.path)),
             key="speed",
         )
     newest, *older = evidence.benches
@@ -42,7 +43,7 @@ def _figure(bench: BenchResult, evidence: Evidence) -> Html:
     if not shown:
         return absent(
             "No variant was measured for both speed and mIoU.",
-            f"edgeinc bench {evidence.run.path} --data {evidence.newest.data.name or 'NAME'}",
+            as_typed("bench", evidence.run.path, *data_words(evidence.data)),
         )
     labels = _labels(shown)
     points = [
@@ -137,7 +138,7 @@ def parity(evidence: Evidence) -> Html:
     if not evidence.cards:
         return section(
             title,
-            absent("Nothing was exported yet.", f"edgeinc export {evidence.run.path}"),
+            absent("Nothing was exported yet.", as_typed("export", evidence.run.path)),
             key="parity",
         )
     return section(

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeinc import registry
 from edgeinc.runs import Run
 from edgeinc.schema import (
     ArtifactCard,
     BenchResult,
     BenchRow,
+    DataRef,
     EvalResult,
+    SourceRef,
     StepInfo,
     StepScore,
     from_json,
@@ -59,6 +62,12 @@ class Evidence:
         now = StepScore(s.step, s.miou, s.hiou, {c.name: c.iou for c in s.classes})
         return {**{row.step: row for row in s.history}, s.step: now}
 
+    @property
+    def data(self) -> DataRef:
+        """The data of the first step that was trained, which labels the classes it began with."""
+        known = (step.data for step in self.steps if step.data.name)
+        return next(known, self.newest.data)
+
     def card_of(self, row: BenchRow) -> ArtifactCard | None:
         """The card behind the file of a benchmark row; None for a step run by torch.
 
@@ -89,6 +98,24 @@ class Evidence:
             if rows:
                 return max(rows, key=lambda row: (row.scope == "e2e", row.fps or 0.0))
         return None
+
+
+def data_words(data: DataRef) -> list[str]:
+    """The flags that name recorded data to a command."""
+    if not data.name:
+        return ["--data", "NAME"]
+    sources: tuple[DataRef | SourceRef, ...] = (data, *data.more)
+    words: list[str] = []
+    for source in sources:
+        # What comes in one layout only goes by its name; anything else is where it lies.
+        fixed = source.name in registry.names("datasets") and bool(
+            registry.load("datasets", source.name).fixed_labels
+        )
+        words += ["--data", source.name if fixed else source.root]
+        if fixed and not data.more:
+            root = Path(source.root)
+            words += ["--data-root", str(root.parent if root.name == source.name else root)]
+    return words
 
 
 def read(run: Run) -> Evidence:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgeinc.draw.charts import bin_size, curves, terms
 from edgeinc.draw.markup import Child, Html, h, join, number
+from edgeinc.errors import as_typed
 from edgeinc.report._evidence import Evidence
 from edgeinc.report._html import absent, note, scrolling, section, signed, swatch, table, time_text
-from edgeinc.schema import ClassInfo, EvalResult, StepInfo
+from edgeinc.schema import ClassInfo, DataRef, EvalResult, SourceRef, StepInfo
 
 
 def conditions(score: EvalResult) -> str:
     """Under which conditions a score was obtained."""
     first = "the first " if score.limit is not None else ""
     return (
-        f"{score.data.name} {score.split}, {first}{score.images} images; {score.runtime}; "
+        f"{_data_text(score.data)} {score.split}, {first}{score.images} images; {score.runtime}; "
         f"convention {score.convention}; grid: {score.grid}."
     )
+
+
+def _data_text(data: DataRef) -> str:
+    """Data as people tell it from other data: a format has many copies, so its path is named."""
+    sources: tuple[DataRef | SourceRef, ...] = (data, *data.more)
+    named = [s.name if Path(s.root).name == s.name else f"{s.name} {s.root}" for s in sources]
+    return " and ".join(named)
 
 
 def steps(evidence: Evidence) -> Html:
@@ -119,9 +128,14 @@ def classes(evidence: Evidence) -> Html:
         "Classes",
         table(("Class", "", "IoU, %", "Change"), rows, numeric=(2, 3), cls="bars"),
         note(f"After step {score.step}, ", conditions(score), mark),
-        note("Absent from these images: ", ", ".join(score.absent)) if score.absent else None,
+        _named("Absent from these images: ", score.absent),
+        _named("Not labelled in this data, so in no score: ", score.unlabelled),
         key="classes",
     )
+
+
+def _named(text: str, names: Sequence[str]) -> Html | None:
+    return note(text, ", ".join(names)) if names else None
 
 
 def _class_row(
@@ -152,7 +166,7 @@ def forgetting(evidence: Evidence) -> Html:
             title,
             absent(
                 "There is one step, so nothing can have been forgotten.",
-                f"edgeinc extend {evidence.run.path}",
+                as_typed("extend", evidence.run.path, "--new-classes", "NAME,NAME"),
             ),
             key="forgetting",
         )
@@ -160,11 +174,13 @@ def forgetting(evidence: Evidence) -> Html:
         return section(
             title,
             absent(
-                "The steps were scored on different images when they were trained. Compare them:",
-                f"edgeinc eval {evidence.run.path} --step all",
+                "The steps were scored on different images when they were trained, which says "
+                "nothing of forgetting. Compare them on those of the first:",
+                as_typed("eval", evidence.run.path, "--step", "all"),
             ),
             key="forgetting",
         )
+    other = [s for s in evidence.scores.values() if s.step not in history]
     lost = {c.name: c.forgetting for c in evidence.score.classes}
     head = ("Class", *(f"Step {s.index}" for s in evidence.steps), "Change")
     last = evidence.newest.index
@@ -192,6 +208,12 @@ def forgetting(evidence: Evidence) -> Html:
             "last column is its IoU now minus its IoU there, in points. ",
             conditions(evidence.score),
         ),
+        note(
+            "On other images, so not compared here: ",
+            ", ".join(f"step {s.step} ({_data_text(s.data)} {s.split})" for s in other),
+        )
+        if other
+        else None,
         key="forgetting",
     )
 

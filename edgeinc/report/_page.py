@@ -7,6 +7,7 @@ from typing import Any
 
 from edgeinc import __version__
 from edgeinc.draw.markup import NONE, TIMES, Child, Html, h, join, number
+from edgeinc.errors import as_typed
 from edgeinc.report import _deployment, _learning
 from edgeinc.report._evidence import Evidence
 from edgeinc.report._html import absent, note, section, signed, size_text, swatch, table
@@ -73,9 +74,11 @@ def _headline(evidence: Evidence) -> Html:
     gain = None
     if miou and before and miou.old is not None and before.miou.all is not None:
         gain = miou.old - before.miou.all
-    tiles = [
-        _tile("mIoU", number(miou.all if miou else None), "%", f"all {len(last.classes)} classes"),
-    ]
+    scored = f"all {len(last.classes)} classes"
+    if score and score.unlabelled:
+        left = len(last.classes) - len(score.unlabelled)
+        scored = f"{left} of {len(last.classes)} classes: the others are not labelled"
+    tiles = [_tile("mIoU", number(miou.all if miou else None), "%", scored)]
     if last.index:
         older = len(last.classes) - len(last.new_classes)
         change = f", {signed(gain)} points since step {last.index - 1}" if gain is not None else ""
@@ -100,7 +103,7 @@ def _speed_tiles(evidence: Evidence) -> list[Html]:
     row = evidence.fastest()
     if row is None:
         cards = [c for c in evidence.cards if c.step == evidence.newest.index]
-        what = f"edgeinc bench {evidence.run.path}" if cards else "not exported yet"
+        what = as_typed("bench", evidence.run.path) if cards else "not exported yet"
         size = size_text(cards[0].bytes) if cards else NONE
         return [
             _tile("speed", NONE, "FPS", f"not measured: {what}" if cards else what),

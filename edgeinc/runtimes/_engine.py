@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeinc import host
-from edgeinc.errors import EdgeincError
+from edgeinc.errors import EdgeincError, as_typed
 from edgeinc.runs import sha256
 from edgeinc.runtimes._card import card_path, read_card
 from edgeinc.runtimes._cuda import Cuda, version_text
@@ -50,7 +50,7 @@ def read_engine_card(path: Path) -> EngineCard:
     if not sidecar.exists():
         raise EdgeincError(
             f"{path} has no {sidecar.name} beside it, which says what it was built for",
-            hint=f"edgeinc build {path.with_suffix('.onnx')}",
+            hint=as_typed("build", path.with_suffix(".onnx")),
         )
     card = from_json(EngineCard, sidecar.read_bytes(), source=str(sidecar))
     found = sha256(path)
@@ -113,7 +113,7 @@ def _source_differences(path: Path, card: EngineCard) -> Iterator[str]:
 
 
 def _rebuild(path: Path, card: EngineCard) -> str:
-    return f"edgeinc build {path.with_name(card.artifact.file)}"
+    return as_typed("build", path.with_name(card.artifact.file))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

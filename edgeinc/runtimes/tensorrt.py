@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeinc import host
-from edgeinc.errors import EdgeincError, MissingError, UpdateError
+from edgeinc.errors import EdgeincError, MissingError, UpdateError, as_typed
 from edgeinc.runtimes import Availability, Runtime, Session
 from edgeinc.runtimes._cuda import open_cuda
 from edgeinc.runtimes._engine import check_fits, read_engine_card, this_machine
@@ -173,7 +173,7 @@ class TensorRTSession(Updatable):
                 ) from err
         raise UpdateError(
             f"{new.path} needs an engine of its own",
-            hint=f"edgeinc build {new.path}, then open that engine",
+            hint=f"{as_typed('build', new.path)}, then open that engine",
         )
 
     def _right(self, live: Live, new: Candidate) -> float | None:

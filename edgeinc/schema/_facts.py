@@ -78,13 +78,17 @@ class ScenarioDetails:
 
 @document
 class RunSummary:
-    """What `edgeinc show RUN` says: the run, its steps, its newest score and its artifacts."""
+    """What `edgeinc show RUN` says: the run, its steps, its newest score and its artifacts.
+
+    `pending`: a step that was begun and is not finished.
+    """
 
     path: str
     run: RunInfo
     steps: tuple[StepInfo, ...]
     score: EvalResult | None
     artifacts: tuple[str, ...]
+    pending: StepInfo | None = None
     schema_version: int = SCHEMA_VERSION
 
 

@@ -71,10 +71,11 @@ class StepScore:
 class EvalResult:
     """Scores of one session on one split.
 
-    `grid`: the pixels that were compared. `convention`: the rules of scoring. `absent`: classes
-    without a pixel in truth and prediction. `history`: the steps up to this one, oldest first, as
-    far as they were scored on the same images by the same rules. `gates`: the thresholds that were
-    not met. `unions`: the classes of steps 0 to k among themselves, for each k.
+    `grid`: the pixels that were compared. `convention`: the rules of scoring. `absent`: labelled
+    classes without a pixel in truth and prediction. `unlabelled`: classes that the data does not
+    label; they have no IoU and are in no mean. `history`: the steps up to this one, oldest first,
+    as far as they were scored on the same images by the same rules. `gates`: the thresholds that
+    were not met. `unions`: the classes of steps 0 to k among themselves, for each k.
     `miou_ignoring_background`: means where a virtual background is never decided for.
     """
 
@@ -97,6 +98,7 @@ class EvalResult:
     convention: str = "default"
     unions: tuple[UnionScore, ...] = ()
     miou_ignoring_background: Miou | None = None
+    unlabelled: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from edgeinc import registry
+from edgeinc.data import Dataset
 from edgeinc.data._batches import Batches
 from edgeinc.errors import Interrupted, RunError
 from edgeinc.evaluation import evaluate
@@ -26,6 +27,9 @@ from edgeinc.training.gallery import Gallery
 from edgeinc.training.loop import DTYPES, PREPARED, Fit, fit, survey
 from edgeinc.training.plan import StepPlan, check_unchanged, class_weights
 from edgeinc.training.state import FILE as STATE
+
+_OF_SCORES = ("limit", "convention", "device", "threads")
+"""Settings of a step that hold for its score too."""
 
 
 def run_step(
@@ -84,11 +88,17 @@ def run_step(
         folder=folder,
         store=Gallery(run, plan.parent) if plan.parent is not None else NOTHING_KEPT,
     )
+    go_on = f"{plan.info.command} --resume"  # as it was typed now: the run may have been moved
     try:
         seconds = fit(job, progress=progress)
+        memory = method.finish(model, old, survey(job, progress))
     except Interrupted as stop:
-        raise Interrupted(stop.message, hint=f"{info.command} --resume") from stop
-    memory = method.finish(model, old, survey(job, progress))
+        raise Interrupted(stop.message, hint=go_on) from stop
+    except KeyboardInterrupt as stop:  # outside of the loop: before it, or after its last save
+        raise Interrupted(
+            f"interrupted while step {info.index} was prepared or closed; what was saved is kept",
+            hint=go_on,
+        ) from stop
     if memory:
         run.write_memory(info.index, save({k: v.cpu().contiguous() for k, v in memory.items()}))
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -98,7 +108,13 @@ def run_step(
     run.write_step(done)
     for passing in (STATE, PREPARED):
         (folder / passing).unlink(missing_ok=True)
-    return done, score(run, plan, progress)
+    try:
+        return done, score(run, done, plan.dataset, progress)
+    except Interrupted as stop:
+        raise Interrupted(
+            f"interrupted while step {done.index} was scored; the step is finished and saved",
+            hint=go_on,
+        ) from stop
 
 
 def make_method(run: Run, plan: StepPlan) -> Method:
@@ -206,21 +222,18 @@ def _network(run: Run, counts: Sequence[int]) -> Model:
     return create(info.model, counts, info.model_options, normalisation=info.normalisation)
 
 
-def score(run: Run, plan: StepPlan, progress: Progress) -> EvalResult | None:
+def score(run: Run, step: StepInfo, dataset: Dataset, progress: Progress) -> EvalResult | None:
     """Score a finished step on the `val` split of its own data, if it has one."""
-    if "val" not in plan.dataset.splits():
+    if "val" not in dataset.splits():
         return None
     result = evaluate(
         run.path,
-        step=plan.info.index,
-        data=plan.dataset.ref,
-        limit=plan.settings.limit,
-        convention=plan.settings.convention,
-        device=str(plan.device),
-        threads=plan.settings.threads,
+        step=step.index,
+        data=dataset.ref,
         progress=progress,
+        **{name: step.settings[name].value for name in _OF_SCORES if name in step.settings},
     )
-    write_atomic(run.folder(plan.info.index) / "eval.json", to_json(result).encode())
+    write_atomic(run.folder(step.index) / "eval.json", to_json(result).encode())
     return result
 
 

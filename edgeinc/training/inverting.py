@@ -65,6 +65,7 @@ def invert(
         UsageError: A setting is not usable, or there is no class to show.
         RunError: The run has no such step, is locked or damaged, or the disk is full.
         MissingError: The device is not here.
+        Interrupted: Ctrl-C; what was made is kept.
     """
     folder = open_run(run)
     info = folder.step(step)

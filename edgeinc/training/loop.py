@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from edgeinc.methods import NOTHING_KEPT, Method, Store, Survey
 from edgeinc.models import Model, Output
 from edgeinc.progress import Progress
 from edgeinc.runs import disk_may_fill, write_atomic
+from edgeinc.stopping import interruptible
 from edgeinc.training.state import State
 
 POLY_POWER = 0.9
@@ -89,7 +88,7 @@ def fit(job: Fit, *, progress: Progress) -> float:
         stream = job.batches.stream(done * settings.accumulate, total * settings.accumulate)
 
         with (
-            _interruptible() as interrupted,
+            interruptible() as interrupted,
             Metrics(job.folder / "metrics.jsonl", done) as metrics,
             progress.task(f"step {job.batches.step}", total, "it", done) as task,
         ):
@@ -235,26 +234,6 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a request that the loop honours after the iteration."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals belong to the main thread; whoever started us must stop us
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def request(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)  # the second one stops at once
-
-    signal.signal(signal.SIGINT, request)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ reads masks (to know what the images show) and settings, and refuses whatever ca
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -345,3 +346,10 @@ def _text(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return ("x" if all(isinstance(v, int) for v in value) else ",").join(map(str, value))
     return str(value)
+
+
+def listed_data(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The names or paths of data as they were given, one for each --data."""
+    if isinstance(data, (str, os.PathLike)):
+        return [os.fspath(data)]
+    return [os.fspath(each) for each in data]

@@ -18,6 +18,7 @@ from edgeinc import metrics
 from edgeinc.data import Data
 from edgeinc.errors import DataError, UsageError
 from edgeinc.evaluation import evaluate
+from edgeinc.evaluation._counts import scored_ids
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runtimes import Session, open_artifact
 from edgeinc.runtimes._update import Candidate
@@ -102,6 +103,19 @@ class Judge:
             path.write_bytes(content)
             return self._evaluated(path, like.data, like.convention)
 
+    def held(self, content: bytes, step: int) -> EvalResult | None:
+        """The score of what devices hold; None where the data labels no class of it.
+
+        Args:
+            content: The file.
+            step: The step it is of.
+        """
+        table = self.candidate.card.table
+        classes = scored_ids(table, table.until(step).classes)
+        gone = set(self.exported.unlabelled)
+        known = any(table.classes[i].name not in gone for i in classes)
+        return self.score(content) if known else None
+
     def _evaluated(self, path: Path, data: Data | None, convention: str | None) -> EvalResult:
         return evaluate(
             path,
@@ -145,13 +159,16 @@ def _lost(now: EvalResult, before: EvalResult) -> float | None:
     return metrics.mean(losses, range(len(losses)))
 
 
-def unmet(score: BundleScore, *, min_miou: float | None, max_drop: float | None) -> tuple[str, ...]:
+def unmet(
+    score: BundleScore, *, min_miou: float | None, max_drop: float | None, first: bool
+) -> tuple[str, ...]:
     """Every gate that a score does not meet, in words.
 
     Args:
         score: Of the artifact.
         min_miou: Percent over all classes.
         max_drop: Points that the parent's classes may have lost on average.
+        first: There is no parent, so nothing can have been lost.
     """
     found = []
     if min_miou is not None and score.miou_all < min_miou:
@@ -160,4 +177,6 @@ def unmet(score: BundleScore, *, min_miou: float | None, max_drop: float | None)
         found.append(
             f"older classes lost {score.forgetting:.1f} points on average, over {max_drop:g}"
         )
+    if max_drop is not None and score.forgetting is None and not first:
+        found.append(f"what older classes lost is not known: {score.dataset} has none of them")
     return tuple(found)

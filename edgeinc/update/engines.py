@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgeinc import child, registry
-from edgeinc.errors import EdgeincError, MissingError, UpdateError
+from edgeinc.errors import EdgeincError, MissingError, UpdateError, as_typed
 from edgeinc.runtimes import Session, open_artifact
 from edgeinc.runtimes._engine import read_engine_card
 from edgeinc.runtimes._refit import engine_candidate, plan_engine_update
@@ -80,7 +80,7 @@ def opened(slot: Path, runtime: str, device: str) -> Session:
             raise
         except EdgeincError as err:
             why = err.message
-    raise NoEngine(f"no engine here computes {model}: {why}", hint=f"edgeinc build {model}")
+    raise NoEngine(f"no engine here computes {model}: {why}", hint=as_typed("build", model))
 
 
 def _through(engine: Path, model: Path, runtime: str, device: str) -> Session:

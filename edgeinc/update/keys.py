@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -132,7 +133,8 @@ def _from_file(path: Path) -> Signer:
     mode = path.stat().st_mode & 0o777
     if os.name == "posix" and mode & 0o077:
         raise UsageError(
-            f"the key {path} can be read by others (mode {mode:04o})", hint=f"chmod 600 {path}"
+            f"the key {path} can be read by others (mode {mode:04o})",
+            hint=f"chmod 600 {quote(str(path))}",
         )
     try:
         return CryptoSigner(load_pem_private_key(content, None))

@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeinc import registry
 from edgeinc.clock import written_now
 from edgeinc.data import Data
-from edgeinc.errors import UsageError
+from edgeinc.errors import UsageError, as_typed
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import open_run
 from edgeinc.runtimes import _golden
@@ -172,7 +172,11 @@ def publish(
         files.append((_blob("golden", path, content, "npz"), content))
     manifest = _finished(draft, candidate, fixed, bases, judge, [blob for blob, _ in files])
     score = manifest.metrics
-    missed = () if score is None else unmet(score, min_miou=terms.min_miou, max_drop=terms.max_drop)
+    missed = (
+        ()
+        if score is None
+        else unmet(score, min_miou=terms.min_miou, max_drop=terms.max_drop, first=not bases)
+    )
     content = write(manifest)
     path = release_path(card.model, card.step, MANIFEST, site=site)
     if channel is not None:
@@ -228,7 +232,7 @@ def exported_file(target: Path) -> Path:
     if not files:
         raise UsageError(
             f"step {step} of {run} was not exported",
-            hint=f"edgeinc export {run} --step {step} --head dynamic",
+            hint=as_typed("export", run, "--step", step, "--head", "dynamic"),
         )
     return files[-1]
 
@@ -243,7 +247,8 @@ def _refuse_published(mine: Sequence[Release], draft: Manifest, folder: Path, te
     newest = mine[0].manifest if mine else None
     if newest is None or draft.step > newest.step:
         return
-    hint = f"to offer a published step: edgeinc publish --repo {folder} --step {draft.step}"
+    offer = as_typed("publish", "--repo", folder, "--step", draft.step)
+    hint = f"to offer a published step: {offer}"
     if draft.step < newest.step:
         raise UsageError(
             f"step {draft.step} is older than step {newest.step}, which is published", hint=hint
@@ -319,7 +324,7 @@ def _finished(
     base = bases[0].content if bases else None
     score = None
     if judge is not None:
-        before = None if base is None else judge.score(base)
+        before = None if base is None else judge.held(base, bases[0].step)
         score = score_of(judge.score(fixed.content), before)
     artifact = replace(
         draft.artifact,

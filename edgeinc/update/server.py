@@ -27,7 +27,7 @@ import numpy as np
 
 from edgeinc.data import Image, Mask
 from edgeinc.data._augment import resize_image, resize_mask
-from edgeinc.errors import EdgeincError, UpdateError, UsageError
+from edgeinc.errors import EdgeincError, UpdateError, UsageError, as_typed
 from edgeinc.schema import (
     ClassTable,
     Exchange,
@@ -135,7 +135,7 @@ class Server:
             raise first
         raise UsageError(
             f"nothing is installed on {self.root} yet",
-            hint=f"edgeinc device update --root {self.root}",
+            hint=as_typed("device", "update", "--root", self.root),
         )
 
     # ------------------------------------------------------------------------------------- frames
