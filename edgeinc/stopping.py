@@ -1,5 +1,7 @@
 """Ctrl-C as a request: work that can be gone on with ends at a place where it can be saved.
 
+The first Ctrl-C asks, the second one stops at once.
+
     with interruptible() as asked:
         while ...:
             one_iteration()
