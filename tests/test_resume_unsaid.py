@@ -50,6 +50,14 @@ class CtrlC:
         pass
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """Python's own handler: what runs in the background of a shell is born without one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "my scenes"
