@@ -13,22 +13,25 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import edgeinc
+from edgeinc import registry
 from edgeinc.cli import main
 from edgeinc.errors import EdgeincError, UpdateError, UsageError
 from edgeinc.progress import SILENT
 from edgeinc.runs import write_atomic
+from edgeinc.runtimes import Runtime
 from edgeinc.runtimes._onnx_file import float_weights, metadata
 from edgeinc.runtimes._update import read_candidate
 from edgeinc.schema import DeviceConfig
 from edgeinc.update import identity, serving, source
-from edgeinc.update._closed_loop import described
+from edgeinc.update._closed_loop import close, described
 from edgeinc.update._frame import rebuilt
 from edgeinc.update.ceremony import begin, rotate
 from edgeinc.update.device import Device
 from edgeinc.update.manifest import read
 from edgeinc.update.promote import Wish, promote
-from edgeinc.update.publish import Terms, publish
+from edgeinc.update.publish import publish
 from edgeinc.update.repository import Repository
+from edgeinc.update.terms import Terms
 from edgeinc.update.verify import verify
 
 
@@ -275,6 +278,72 @@ def test_a_gate_that_is_not_met_signs_nothing(run, place, street_data, capsys):
     assert state(place / "repo") == before
 
 
+def gated(**gates):
+    return {"terms": Terms(gates=gates)}
+
+
+IMPOSSIBLE = [
+    (gated(providers=("cpu",)), "'cpu'", "did you mean CPUExecutionProvider or CPU?"),
+    (gated(providers=("CPUExecutionProvder",)), "Provder'", "did you mean CPUExecutionProvider?"),
+    (gated(providers=("cuda:0",)), "'cuda:0'", "cuda, cuda:N (tensorrt)"),
+    (gated(providers=("",)), "on ''", "known: "),
+    (gated(providers="CPU"), "not a list", "CPUExecutionProvider"),
+    (gated(max_p95_ms=-1.0), "max_p95_ms is -1.0", "within"),
+    (gated(max_p95_ms=0.0), "max_p95_ms is 0", "more than 0"),
+    (gated(max_p95_ms=float("nan")), "max_p95_ms is nan", "within"),
+    (gated(max_p95_ms="40"), "max_p95_ms is '40'", "--gate max_p95_ms=40"),
+    (gated(max_single_class_percent=0), "single_class_percent is 0", "more than 0"),
+    (gated(golden_percent=100.5), "golden_percent is 100.5", "within"),
+    (gated(golden_percent=None), "golden_percent is None", "--gate"),
+    (gated(trial_frames=-1), "trial_frames is -1", "within"),
+    (gated(trial_frames=1.5), "trial_frames is 1.5", "--gate"),
+    (gated(trial_seconds=True), "trial_seconds is True", "--gate"),
+    (gated(min_agreement_old_percent=101), "old_percent is 101", "within"),
+    (gated(max_p95=40), "'max_p95' is not a gate", "did you mean 'max_p95_ms'?"),
+    ({"terms": Terms(min_miou=float("nan"))}, "min_miou is nan", "--min-miou"),
+    ({"terms": Terms(min_miou=100.1)}, "min_miou is 100.1", "--min-miou"),
+    ({"terms": Terms(max_drop=float("nan"))}, "max_drop is nan", "--max-drop"),
+    ({"terms": Terms(max_miou_loss=float("nan"))}, "max_miou_loss is nan", "--max-miou-loss"),
+    ({"terms": Terms(max_miou_loss=-1)}, "max_miou_loss is -1", "--max-miou-loss"),
+    ({"terms": Terms(min_miou=50, unscored=True)}, "without a score", "--unscored"),
+    ({"wish": Wish(percent=float("nan"))}, "percent is nan", "--percent"),
+    ({"wish": Wish(percent=-5)}, "percent is -5", "--percent"),
+    ({"wish": Wish(percent=101)}, "percent is 101", "--percent"),
+    ({"wish": Wish(revoke_below=-1)}, "revoke_below is -1", "0 revokes nothing"),
+]
+
+
+@pytest.mark.parametrize(("asked", "says", "hint"), IMPOSSIBLE, ids=[c[1] for c in IMPOSSIBLE])
+def test_what_nothing_can_meet_is_refused_before_any_work(
+    run, place, monkeypatch, asked, says, hint
+):
+    monkeypatch.setattr("edgeinc.update.publish.Judge", None)  # nothing is scored
+    before = state(place / "repo")
+    with pytest.raises(UsageError) as caught:
+        put(place, run, **asked)
+    assert says in caught.value.message
+    assert hint in caught.value.hint
+    assert state(place / "repo") == before
+
+
+def test_a_provider_that_a_session_names_can_be_demanded(run, place, street_data):
+    put(place, run, data=street_data, **gated(providers=["CPUExecutionProvider", "cuda:1"]))
+    assert update(new_device(place)).step == 1
+
+
+def test_a_runtime_of_ones_own_says_what_it_computes_on(run, place, monkeypatch):
+    class Own(Runtime):
+        """Somebody's."""
+
+        providers = ("npu",)
+
+    load, names = registry.load, registry.names
+    monkeypatch.setattr(registry, "names", lambda kind: (*names(kind), "own"))
+    monkeypatch.setattr(registry, "load", lambda *asked: Own if "own" in asked else load(*asked))
+    terms = Terms(unscored=True, gates={"providers": ("npu",)})
+    assert put(place, run, dry_run=True, terms=terms).step == 1
+
+
 class Meanwhile:
     """Does something when the first part of the work begins."""
 
@@ -312,8 +381,12 @@ def test_missing_keys_are_named_before_any_work(run, place):
     assert state(place / "repo") == before
 
 
-def test_more_bits_where_the_gate_needs_them(run, place, street_data):
-    done = put(place, run, data=street_data, dry_run=True, terms=Terms(bits=4, max_miou_loss=-100))
+def test_more_bits_where_the_gate_needs_them(run, place, street_data, monkeypatch):
+    def never_enough(*given, **how):
+        return close(*given, **{**how, "max_loss": -100})
+
+    monkeypatch.setattr("edgeinc.update.publish.close", never_enough)
+    done = put(place, run, data=street_data, dry_run=True, terms=Terms(bits=4))
     codecs = [a.codec for a in done.attempts]
     assert codecs == ["ezd1-int4", "ezd1-int6", "ezd1-int8", "ezd1-exact"]
     assert [a.bytes for a in done.attempts] == sorted(a.bytes for a in done.attempts)
@@ -447,6 +520,9 @@ def test_the_command_publishes_and_changes_the_channel(run, place, street_data, 
         (("--gate", "speed=3"), "is not a gate"),
         (("--gate", "trial_seconds=nan"), "is not a number"),
         (("--gate", "max_p95_ms=inf"), "is not a number"),
+        (("--gate", "providers=cpu"), "no runtime computes on 'cpu'"),
+        (("--gate", "providers="), "no runtime computes on ''"),
+        (("--min-miou", "nan"), "min_miou is nan"),
         (("--bits", "5"), "5 bits"),
         (("--step", "1"), "leave out one of both"),
     ):

@@ -21,7 +21,7 @@ from edgeinc.schema import Channel, ChannelResult, PublishResult
 _GATES: dict[str, Callable[[str], object]] = {
     "golden_percent": float,
     "max_p95_ms": float,
-    "providers": lambda text: tuple(text.split(",")),
+    "providers": lambda text: tuple(name.strip() for name in text.split(",")),
     "trial_seconds": float,
     "trial_frames": int,
     "max_single_class_percent": float,
@@ -221,8 +221,8 @@ def publish(
     not met; nothing is signed then.
     """
     from edgeinc.update.promote import Wish, promote
-    from edgeinc.update.publish import Terms
     from edgeinc.update.publish import publish as publish_step
+    from edgeinc.update.terms import Terms
 
     wish = Wish(percent, pause, revoke_below, rollback)
     if no_channel and (channel is not None or wish != Wish()):

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from edgeinc.errors import EdgeincError, UpdateError
-from edgeinc.schema import Channel, Manifest, from_json, to_dict
+from edgeinc.schema import Channel, DeviceGates, Manifest, from_json, to_dict
 from edgeinc.update.roles import is_of_model
 
 MAX_BYTES = 1 << 20
@@ -217,7 +217,15 @@ def _manifest_problems(m: Manifest) -> Iterator[str]:
     yield from _class_problems(m)
     yield from _blob_problems(m)
     yield from _score_problems(m)
-    gates = m.gates
+    yield from gate_problems(m.gates)
+    yield from _within("requires.free_bytes", m.requires.free_bytes, 0, 1 << 50)
+
+
+def gate_problems(gates: DeviceGates) -> Iterator[str]:
+    """Values that no device could be held to.
+
+    Which providers there are is not asked here: a device may have a runtime of its own.
+    """
     for what, percent in (
         ("golden_percent", gates.golden_percent),
         ("max_single_class_percent", gates.max_single_class_percent),
@@ -227,7 +235,6 @@ def _manifest_problems(m: Manifest) -> Iterator[str]:
     yield from _within("gates.max_p95_ms", gates.max_p95_ms, 0, 1e6)
     yield from _within("gates.trial_seconds", gates.trial_seconds, 0, MAX_TRIAL_SECONDS)
     yield from _within("gates.trial_frames", gates.trial_frames, 0, MAX_TRIAL_FRAMES)
-    yield from _within("requires.free_bytes", m.requires.free_bytes, 0, 1 << 50)
 
 
 def _class_problems(m: Manifest) -> Iterator[str]:

@@ -100,9 +100,10 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         wish: How.
 
     Raises:
-        UsageError: The fleet has another model, the step is older or revoked, or the wish revokes
-            the step itself.
+        UsageError: A percent or step that cannot be, the fleet has another model, the step is older
+            or revoked, or the wish revokes the step itself.
     """
+    _refuse_impossible(wish)
     if now is not None and now.model != new.model:
         raise UsageError(
             f"fleet {fleet} has {now.model}, and this is {new.model}",
@@ -136,6 +137,18 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         rollback=wish.rollback or (draft is not None and draft.rollback),
         updated=written_now(),
     )
+
+
+def _refuse_impossible(wish: Wish) -> None:
+    if wish.percent is not None and not 0 <= wish.percent <= 100:  # nan is not, either
+        raise UsageError(
+            f"percent is {wish.percent}, not within 0 and 100", hint="such as --percent 10"
+        )
+    if wish.revoke_below is not None and wish.revoke_below < 0:
+        raise UsageError(
+            f"revoke_below is {wish.revoke_below}, and steps count from 0",
+            hint="0 revokes nothing; N revokes every step below N",
+        )
 
 
 def fleet_of(repository: Repository, fleet: str | None) -> str:
