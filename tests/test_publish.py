@@ -461,6 +461,31 @@ def test_the_operator_changes_only_who_gets_a_step(run, place, street_data):
         ask(step=7)
 
 
+def test_a_step_is_revoked_for_the_whole_fleet_or_not_at_all(run, place, street_data):
+    """Who is not asked for a newer step would serve a revoked one on and on."""
+
+    def ask(**wish):
+        keys = [f"file:{place / 'keys'}"]
+        return promote(place / "repo", keys=keys, wish=Wish(**wish)).channel
+
+    before = state(place / "repo")
+    for partly in ({"percent": 99.9}, {"paused": True}):
+        with pytest.raises(UsageError, match="steps below 1 cannot be revoked") as caught:
+            put(place, run, data=street_data, wish=Wish(revoke_below=1, **partly))
+        assert "--percent 100 --resume --revoke-below 1" in caught.value.hint
+    assert state(place / "repo") == before
+    put(place, run, data=street_data, wish=Wish(percent=5))
+    with pytest.raises(UsageError, match=r"while step 1 is offered to 5 % of the fleet"):
+        ask(revoke_below=1)
+    ask(percent=100, paused=True)
+    with pytest.raises(UsageError, match="offered to nobody, as it is paused"):
+        ask(revoke_below=1)
+    assert ask(revoke_below=1, paused=False).revoke_below == 1
+    put(place, following(run, place, 2), data=street_data, wish=Wish(percent=5))
+    asked = ask(revoke_below=1, percent=10)  # what is revoked already can be said again
+    assert (asked.step, asked.percent, asked.revoke_below) == (2, 10, 1)
+
+
 def test_a_corrected_file_for_a_step_is_asked_for(run, place, street_data):
     put(place, run, data=street_data)
     path = following(run, place, 1, body=0.02)

@@ -101,7 +101,7 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
 
     Raises:
         UsageError: A percent or step that cannot be, the fleet has another model, the step is older
-            or revoked, or the wish revokes the step itself.
+            or revoked, or the wish revokes the step itself, or what others of the fleet serve.
     """
     _refuse_impossible(wish)
     if now is not None and now.model != new.model:
@@ -110,7 +110,8 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
             hint="name another fleet with --channel FLEET, or --no-channel",
         )
     same = now is not None and now.step == new.step
-    floor = now.revoke_below if now and wish.revoke_below is None else wish.revoke_below or 0
+    before = now.revoke_below if now else 0
+    floor = before if wish.revoke_below is None else wish.revoke_below
     if new.step < floor:
         raise UsageError(
             f"step {new.step} is revoked: no device may serve one below step {floor}",
@@ -124,7 +125,7 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
     draft = now if now is not None and same else None
     percent = 100.0 if draft is None else draft.percent
     paused = False if draft is None else draft.paused
-    return Channel(
+    channel = Channel(
         fleet=fleet,
         model=new.model,
         manifest="",
@@ -136,6 +137,22 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         revoke_below=floor,
         rollback=wish.rollback or (draft is not None and draft.rollback),
         updated=written_now(),
+    )
+    if floor > before:
+        _refuse_half_revoked(channel)
+    return channel
+
+
+def _refuse_half_revoked(channel: Channel) -> None:
+    """Devices that are not asked for a step may serve any that was allowed so far, and go on."""
+    if channel.percent == 100 and not channel.paused:
+        return
+    some = "nobody, as it is paused" if channel.paused else f"{channel.percent:g} % of the fleet"
+    raise UsageError(
+        f"steps below {channel.revoke_below} cannot be revoked while step {channel.step} is "
+        f"offered to {some}: other devices would go on serving them",
+        hint=f"ask everyone: --percent 100 --resume --revoke-below {channel.revoke_below}; or "
+        "revoke once the step is everywhere",
     )
 
 
