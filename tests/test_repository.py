@@ -1,10 +1,13 @@
 """What a publisher does with a repository, by commands and by functions; files on disk decide."""
 
+import errno
 import http.client
 import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -22,9 +25,11 @@ from tuf.api.metadata import Metadata
 
 from edgeinc import runs
 from edgeinc.cli import main
-from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.errors import EdgeincError, MissingError, RunError, UsageError
 from edgeinc.update import keys as key_module
+from edgeinc.update.ceremony import begin
 from edgeinc.update.keys import generate, public_key, signer_of, signers_of
+from edgeinc.update.repository import Repository
 from edgeinc.update.roles import channel_path, kind_of, model_role, release_path
 from edgeinc.update.serving_files import server_of
 from edgeinc.update.verify import verify
@@ -119,6 +124,7 @@ def test_init_takes_keys_that_are_there(edgeinc, tmp_path):
         (["repo"], "root has no key"),
         (["repo", "--keys", "repo/keys"], "offered to everyone"),
         (["repo", "--keys", "keys", "--threshold", "4"], "4 of its 3 keys"),
+        (["repo", "--keys", "a/b/keys", "--threshold", "4"], "4 of its 3 keys"),
         (["repo", "--keys", "keys", "--model", "../x"], "'../x' cannot be the name of a model"),
         (["repo", "--keys", "keys", "--fleet", ""], "'' cannot be the name of a fleet"),
         (["repo", "--keys", "keys", "--key", "root"], "not ROLE=URI"),
@@ -133,9 +139,86 @@ def test_init_refuses_and_makes_nothing(edgeinc, tmp_path, words, says):
     error = edgeinc("init", *words, fails=2)
     assert says in error["message"]
     assert error["hint"]
-    assert not (tmp_path / "repo").exists()
-    if "--threshold" not in words:
-        assert not (tmp_path / "keys").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+class Failing:
+    """`os.fsync` that fails once, at the call of this number: by then the file has its content."""
+
+    def __init__(self, monkeypatch, at, error):
+        self.calls, self.at, self.error, self.real = 0, at, error, os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor):
+        self.calls += 1
+        if self.calls == self.at:
+            raise self.error
+        self.real(descriptor)
+
+
+def test_init_that_fails_anywhere_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
+    def init():
+        made = tmp_path / "a" / "keys"
+        return begin(tmp_path / "b" / "repo", models=["erfnet"], fleets=["n"], made=made, given=())
+
+    at, full = 1, OSError(errno.ENOSPC, "no space")
+    while True:
+        with monkeypatch.context() as patch:
+            failing = Failing(patch, at, full if at % 2 else KeyboardInterrupt())
+            try:
+                init()
+                break
+            except (RunError, KeyboardInterrupt):
+                assert list(tmp_path.iterdir()) == [], f"write {at}"
+        at += 1
+    assert at == failing.calls + 1 > 20
+    verify(str(tmp_path / "b" / "repo"))
+
+
+def test_init_takes_back_nothing_that_was_there(edgeinc, tmp_path, monkeypatch):
+    for folder in ("repo", "keys/offline"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "keys" / "offline" / "mine.pem").write_text("mine")
+    (tmp_path / "repo" / ".lock").touch()  # of a process that was killed
+    with monkeypatch.context() as patch:
+        Failing(patch, 12, OSError(errno.ENOSPC, "no space"))
+        error = edgeinc("init", "repo", "--keys", "keys", fails=1)
+    assert "the disk is full" in error["message"]
+    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")]
+    assert left == ["keys/offline/mine.pem"]
+    assert (tmp_path / "repo").is_dir()
+    edgeinc("init", "repo", "--keys", "keys")
+    edgeinc("verify", "repo")
+
+
+def test_of_two_that_make_a_repository_the_second_changes_nothing(tmp_path, keys, monkeypatch):
+    """It looked before the first began, and came to its turn after the first was done."""
+    late, first = Repository(tmp_path / "repo"), Repository(tmp_path / "repo")
+    given = {role: keys[role] for role in ("root", "targets", "snapshot", "timestamp")}
+    looked = late.check_new
+
+    def slow():
+        looked()
+        first.create(given)
+
+    monkeypatch.setattr(late, "check_new", slow)
+    with pytest.raises(UsageError, match="not empty"):
+        late.create(given)
+    verify(str(tmp_path / "repo"))
+
+
+def test_a_key_on_a_full_disk_leaves_no_file(tmp_path):
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom edgeinc.errors import RunError\n"
+        "from edgeinc.update.keys import generate\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
+        "try: generate(Path(sys.argv[1]))\n"
+        "except RunError as err: print(err.message)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "key.pem")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "the disk is full" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_init_overwrites_no_key(edgeinc, made, tmp_path):
@@ -451,6 +534,32 @@ def test_rotate_refuses_and_changes_nothing(edgeinc, made, tmp_path, words, says
     assert says in error["message"]
     assert state(made) == before
     assert not (tmp_path / "n.pem").exists()
+
+
+def test_rotate_that_fails_keeps_a_key_that_is_in_force_and_no_other(
+    edgeinc, made, tmp_path, monkeypatch
+):
+    """A new root counts as soon as it is there, though the timestamp could not be written."""
+    before = state(made)
+    for at in range(1, 20):
+        with monkeypatch.context() as patch:
+            failing = Failing(patch, at, OSError(errno.ENOSPC, "no space"))
+            words = ("rotate", "repo", "timestamp", "--new-key", "file:new/t.pem", *signing())
+            with suppress(AssertionError):
+                edgeinc(*words, fails=1)
+        if failing.calls < at:
+            break
+        named = (made / "metadata" / "2.root.json").exists()
+        assert (tmp_path / "new" / "t.pem").exists() == (tmp_path / "new").exists() == named
+        if named:
+            edgeinc("resign", "repo", *signing("file:new", "file:keys/online"))
+        edgeinc("verify", "repo")
+        for path in (tmp_path / "new", made):
+            shutil.rmtree(path, ignore_errors=True)
+        for name, content in before.items():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content)
+    assert at > 6
 
 
 def test_a_second_change_of_root_waits_for_the_first(edgeinc, made):

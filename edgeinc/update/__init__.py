@@ -8,7 +8,7 @@ both sides   manifest  delta  _frame  _zstd                what is in a bundle, 
 publisher    publish  _evidence  _closed_loop  _questions  from an exported file to a signed step
              terms                                         what it has to meet
              promote  releases                             who gets it; what there is
-             repository  _tree  _signing  _garbage         a repository whose changes are signed
+             repository  _tree  _signing  _garbage  _undo  a repository whose changes are signed
              ceremony  carriers  serving_files  verify     by hand; for others; to try it out
 device       device  orders  keeper  journal  sealed       the update, its rules, and its memory
              source  fetch  _transfer  _transport          what can be trusted of what arrives

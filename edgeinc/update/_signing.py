@@ -64,7 +64,7 @@ def sign_as(
     given = [signer for signer in signers if signer.public_key.keyid in wanted.keyids]
     if len({signer.public_key.keyid for signer in given}) < wanted.threshold:
         raise UsageError(
-            f"{role} needs {_count(wanted.threshold, wanted.keyids)}, {len(given)} given",
+            f"{role} needs {_count(wanted.threshold, len(wanted.keyids))}, {len(given)} given",
             hint=f"add --key URI of {_short(wanted.keyids)}",
         )
     for signer in given:
@@ -148,9 +148,18 @@ def set_threshold(role: Role, threshold: int | None, name: str) -> None:
         UsageError: Less than one, or more than the role has keys.
     """
     role.threshold = role.threshold if threshold is None else threshold
-    if not 1 <= role.threshold <= len(role.keyids):
+    refuse_threshold(role.threshold, len(role.keyids), name)
+
+
+def refuse_threshold(threshold: int, keys: int, name: str) -> None:
+    """Refuse a threshold that a role cannot meet with so many keys.
+
+    Raises:
+        UsageError: It is less than one, or more than these.
+    """
+    if not 1 <= threshold <= keys:
         raise UsageError(
-            f"{name} cannot need {_count(role.threshold, role.keyids)}",
+            f"{name} cannot need {_count(threshold, keys)}",
             hint="give more keys, or another --threshold",
         )
 
@@ -183,8 +192,8 @@ def _delegated(delegator: Root | Targets, role: str) -> Role | None:
         return None
 
 
-def _count(needed: int, keyids: Sequence[str]) -> str:
-    return f"{needed} of its {len(keyids)} key{'' if len(keyids) == 1 else 's'}"
+def _count(needed: int, keys: int) -> str:
+    return f"{needed} of its {keys} key{'' if keys == 1 else 's'}"
 
 
 def _short(keyids: Iterable[str] | Mapping[str, Key]) -> str:

@@ -12,7 +12,7 @@ of everything else, so what it does not name does not exist. Every file is repla
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,10 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targe
 
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.runs import write_atomic
+from edgeinc.update._undo import taken_back
 
 T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
+_LOCK = ".lock"
 _RESTORE = "restore the repository from a copy"
 
 
@@ -91,12 +93,40 @@ class Tree:
             EdgeincError: Another process holds it.
         """
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with FileLock(self.folder / _LOCK, timeout=0):
                 yield
         except Timeout as err:
             raise EdgeincError(
                 f"{self.folder} is being changed by another process", hint="repeat when it ended"
             ) from err
+
+    def refuse_used(self) -> None:
+        """Refuse a folder for a new repository that holds something; a lock is nothing.
+
+        Raises:
+            UsageError: It does.
+        """
+        if self.folder.exists() and any(f.name != _LOCK for f in self.folder.iterdir()):
+            raise UsageError(f"{self.folder} is not empty", hint="name a new folder")
+
+    @contextmanager
+    def made(self, roles: Collection[str]) -> Iterator[None]:
+        """Hold a new repository for writing its first metadata; nothing is left where that fails.
+
+        Args:
+            roles: Whose version 1 is written, beside the timestamp.
+
+        Raises:
+            UsageError: The folder holds something.
+            EdgeincError: Another process holds it.
+        """
+        with taken_back(self.metadata) as files:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.lock():
+                self.refuse_used()  # another process may have been faster
+                files += (self.metadata / f"1.{role}.json" for role in roles)
+                files += (self.metadata / "timestamp.json", self.folder / _LOCK)
+                yield
 
     def read(self) -> Published:
         """What is published, every signature checked; expired metadata is read, too.

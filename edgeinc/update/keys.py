@@ -34,6 +34,7 @@ from securesystemslib.signer import (
 )
 
 from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.runs import disk_may_fill
 
 Secret = Callable[[str], str]
 """Asks for a secret by its name ("pin") and returns it."""
@@ -48,20 +49,27 @@ def generate(path: Path) -> Signer:
 
     Raises:
         UsageError: The file exists.
+        RunError: The disk is full; no file is left.
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     signer = CryptoSigner.generate_ed25519()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as err:
-        raise UsageError(
-            f"the key {path} exists", hint="use it with --key, or name another folder with --keys"
-        ) from err
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(signer.private_bytes)
-        file.flush()
-        os.fsync(file.fileno())
+    with disk_may_fill(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as err:
+            raise UsageError(
+                f"the key {path} exists",
+                hint="use it with --key, or name another folder with --keys",
+            ) from err
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(signer.private_bytes)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()  # half a key is none, and in the way of the next try
+            raise
     return signer
 
 

@@ -118,8 +118,7 @@ class Repository:
 
     def check_new(self) -> None:
         """Raise a `UsageError` when the folder holds something already."""
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder} is not empty", hint="name a new folder")
+        self._tree.refuse_used()
 
     def create(self, keys: Mapping[str, Sequence[Signer]], *, threshold: int = 2) -> RepoChange:
         """Make the repository.
@@ -131,6 +130,7 @@ class Repository:
         Raises:
             UsageError: The folder is not empty, a role has no key, or root has fewer keys than
                 its threshold.
+            RunError: The disk is full. Then as ever when it fails, nothing is left of it.
         """
         self.check_new()
         for role in [*TOP, *keys]:
@@ -155,8 +155,7 @@ class Repository:
             unwritten(Timestamp()),
             {"targets": unwritten(targets), **roles},
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._tree.lock():
+        with self._tree.made([*published.roles, "root", "snapshot"]):
             return self._commit(published, list(published.roles), given, root=root)
 
     def add_targets(
