@@ -434,6 +434,18 @@ def test_a_site_signs_its_own_step_below_its_own_path(run, place, street_data):
     assert update(root).way == "delta"
     assert hashlib.sha256(served(root).read_bytes()).hexdigest() == done.artifact_sha256
 
+    # Whose step the fleet is asked for has not to be said again.
+    for wish in (Wish(percent=50), Wish(paused=True), Wish(paused=False, percent=100)):
+        asked = promote(place / "repo", keys=keys, wish=wish).channel
+        assert (asked.manifest, asked.bundle_id) == (done.manifest, done.bundle_id)
+    assert promote(place / "repo", keys=keys, wish=Wish(revoke_below=1)).channel.revoke_below == 1
+    assert promote(place / "repo", keys=keys, site="gate2", wish=Wish(percent=5)).channel.step == 1
+    with pytest.raises(UsageError, match="step 1 of site gate2, not of site gate3"):
+        promote(place / "repo", keys=keys, site="gate3", wish=Wish(percent=50))
+    with pytest.raises(UsageError, match="step 1 of erfnet is not published") as caught:
+        promote(place / "repo", keys=keys, step=1)
+    assert "--site NAME" in caught.value.hint
+
 
 def test_the_operator_changes_only_who_gets_a_step(run, place, street_data):
     def ask(step=None, **wish):

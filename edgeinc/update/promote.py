@@ -59,7 +59,8 @@ def promote(
         keys: URIs of what signs: the fleet's key and the online ones.
         fleet: Its name; None is the only one there is.
         step: The step; None is the one it is asked for now.
-        site: The site that published the step; "" for the model's own.
+        site: The site that published `step`; "" for the model's own. The step that the fleet is
+            asked for now says itself whose it is.
         wish: How it is asked.
         dry_run: Do all but sign; needs no key.
         secret: Asks for the PIN of a token.
@@ -76,6 +77,8 @@ def promote(
     refuse_missing_keys(repository, [channel_role(name)], None if dry_run else signers)
     seen = repository.versions()
     now = channel_of(repository, name)
+    if step is None and now is not None:
+        site = _site_of(now, site)
     release = _release(repository, name, now, step, site)
     channel = asked(now, name, release.manifest, wish or Wish())
     channel = replace(channel, manifest=release.path, bundle_id=release.bundle_id)
@@ -227,7 +230,28 @@ def _release(
             return release
     steps = ", ".join(str(r.manifest.step) for r in found if r.site == site) or "none"
     wanted = now.step if step is None and now is not None else step
-    raise UsageError(f"step {wanted} of {model} is not published", hint=f"steps there are: {steps}")
+    sites = [r.name for r in repository.listing().roles if r.name.startswith("site-")]
+    more = "; the steps of a site are named with --site NAME" if sites and not site else ""
+    raise UsageError(
+        f"step {wanted} of {model} is not published", hint=f"steps there are: {steps}{more}"
+    )
+
+
+def _site_of(now: Channel, site: str) -> str:
+    """The site whose step a fleet is asked for, "" where it is the model's own.
+
+    Raises:
+        UsageError: Another site was named.
+    """
+    part = now.manifest.split("/")[2]
+    held = part.partition("-")[2] if part.startswith("site-") else ""
+    if site and site != held:
+        whose = f"site {held}" if held else f"the model {now.model}"
+        raise UsageError(
+            f"fleet {now.fleet} is asked for step {now.step} of {whose}, not of site {site}",
+            hint="leave out --site, or name a step of the site with --step N",
+        )
+    return held
 
 
 def _only_model(repository: Repository) -> str:
