@@ -655,6 +655,51 @@ def test_gc_leaves_what_is_young(published, keys, clock):
     assert published.gc().files == ()
 
 
+STRAY = (
+    *("metadata/._1.root.json", "metadata/9.junk.json", "metadata/x.root.json"),
+    *("metadata/.DS_Store", "metadata/1.root.json~", "metadata/.1.root.json.swp"),
+    *("metadata/\u00b2.root.json", "metadata/07.root.json", "metadata/notes.txt"),
+    *("metadata/2.model-erfnet copy.json", "targets/.DS_Store", "targets/models/Thumbs.db"),
+    "targets/models/erfnet/step-0001/._full.zst",
+)
+
+
+def test_files_of_others_are_in_nobodys_way_and_stay(published, keys, edgeinc, clock):
+    edgeinc("verify", published.folder)
+    for name in STRAY:
+        (published.folder / name).write_bytes(b"\0 not ours")
+        os.utime(published.folder / name, (0, 0))
+    (published.folder / "metadata" / "8.root.json").mkdir()
+    edgeinc("ls", published.folder)
+    edgeinc("verify", published.folder)
+    assert published.gc().files == ()
+    published.resign(["root"], signers=everyone(keys))
+    clock.add(days=400)
+    published.resign(["root"], signers=everyone(keys))
+    published.add_targets(MODEL, {BLOB: b"new"}, signers=everyone(keys))
+    for file in published.folder.rglob("*.*"):
+        os.utime(file, (0, 0))
+    assert len(published.gc().files) > 5
+    assert [name for name in STRAY if not (published.folder / name).exists()] == []
+    assert published.read(BLOB) == b"new"
+
+
+def test_gc_removes_what_was_begun_or_damaged(published, clock, keys):
+    published.resign([], signers=everyone(keys))
+    old = published.folder / "metadata" / "1.snapshot.json"
+    old.write_bytes(b"")
+    name = next(published.folder.rglob("*.full.zst")).name
+    begun = [
+        published.folder / "metadata" / ".2.snapshot.json.ab3_9xyz",
+        published.folder / "targets" / f".{name}.ab3_9xyz",
+    ]
+    for file in (old, *begun):
+        file.touch()
+        os.utime(file, (0, 0))
+    removed = {published.folder / file for file in published.gc().files}
+    assert removed == {old, *begun}
+
+
 # -------------------------------------------------------------------------------------- serve
 
 

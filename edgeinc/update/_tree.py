@@ -12,6 +12,7 @@ of everything else, so what it does not name does not exist. Every file is repla
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targe
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.runs import write_atomic
 from edgeinc.update._undo import taken_back
+from edgeinc.update.roles import kind_of
 
 T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
 _LOCK = ".lock"
+_METADATA = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9_-]+)\.json")
 _RESTORE = "restore the repository from a copy"
 
 
@@ -157,7 +160,9 @@ class Tree:
             UsageError: The folder is not a repository.
             EdgeincError: The file is damaged.
         """
-        versions = [int(file.name.split(".")[0]) for file in self.metadata.glob("*.root.json")]
+        files = (file for file in self.metadata.glob("*.root.json") if file.is_file())
+        names = [role_in(file.name) for file in files]
+        versions = [found[0] for found in names if found and found[1] == "root"]
         if not versions:
             raise UsageError(
                 f"{self.folder} is not a repository", hint="make one with `edgeinc repo init DIR`"
@@ -225,6 +230,18 @@ class Tree:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
+
+
+def role_in(name: str) -> tuple[int, str] | None:
+    """Version and role of which a file of metadata is by its name.
+
+    None for what is not from here: a file manager or an editor leaves its own beside it.
+    """
+    found = _METADATA.fullmatch(name)
+    try:
+        return (int(found[1]), found[2]) if found and kind_of(found[2]) else None
+    except UsageError:
+        return None
 
 
 def _names(snapshot: Snapshot) -> set[str]:
