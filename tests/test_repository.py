@@ -4,11 +4,15 @@ import errno
 import http.client
 import json
 import os
+import re
 import shutil
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -31,7 +35,7 @@ from edgeinc.update.ceremony import begin
 from edgeinc.update.keys import generate, public_key, signer_of, signers_of
 from edgeinc.update.repository import Repository
 from edgeinc.update.roles import channel_path, kind_of, model_role, release_path
-from edgeinc.update.serving_files import server_of
+from edgeinc.update.serving_files import Handler, server_of
 from edgeinc.update.verify import verify
 
 HOME = ["file:keys/offline", "file:keys/teams", "file:keys/online"]
@@ -739,6 +743,178 @@ def test_serving_gives_ranges_of_the_same_file_only(get, published):
     assert get(path, Range=f"bytes={len(CONTENT[BLOB])}-")[0] == 416
 
 
+@pytest.fixture
+def raw(published, capfd):
+    """Send bytes as they are to the same server, and say what comes; nothing may be printed."""
+    with server_of(published.folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+
+        def send(request, *, wait=True):
+            sock = socket.create_connection(("127.0.0.1", running.server_port), timeout=5)
+            sock.sendall(request)
+            if not wait:
+                return sock
+            with sock, sock.makefile("rb") as reply:
+                return reply.read()
+
+        yield send
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
+def asking(path, *headers, method="GET"):
+    lines = (f"{method} {path} HTTP/1.1", "Host: here", "Connection: close", *headers, "", "")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+SIZE = len(CONTENT[BLOB])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "last"),
+    [
+        ("bytes=0-", 206, 0, SIZE - 1),
+        ("bytes=0-0", 206, 0, 0),
+        ("Bytes=7-8", 206, 7, 8),
+        ("bytes=-5", 206, SIZE - 5, SIZE - 1),
+        (f"bytes=-{SIZE + 1}", 206, 0, SIZE - 1),
+        ("bytes=5-" + "9" * 5000, 206, 5, SIZE - 1),
+        ("bytes=-" + "9" * 5000, 206, 0, SIZE - 1),
+        ("bytes=" + "0" * 5000 + "5-6", 206, 5, 6),
+        (f"bytes={SIZE}-", 416, 0, 0),
+        ("bytes=" + "9" * 5000 + "-", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0),
+        *((text, 200, 0, SIZE - 1) for text in ("bytes=5-2", "bytes=0-1,3-4", "bytes=-", "")),
+        *((text, 200, 0, SIZE - 1) for text in ("bytes=a-b", "lines=1-2", "bytes=\xb2-", "5-6")),
+    ],
+)
+def test_ranges_are_answered_as_http_says(raw, published, asked, status, first, last):
+    file = next(published.folder.rglob("*.full.zst"))
+    path = f"/{file.relative_to(published.folder).as_posix()}"
+    head, _, body = raw(asking(path, f"Range: {asked}")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    ranges = {206: f"bytes {first}-{last}/{SIZE}", 416: f"bytes */{SIZE}", 200: ""}
+    said = re.findall(rb"Content-Range: (.*)\r", head + b"\r")
+    assert said == [ranges[status].encode()] * (status != 200)
+    assert body == (b"" if status == 416 else CONTENT[BLOB][first : last + 1])
+    head = raw(asking(path, f"Range: {asked}", method="HEAD"))
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"Content-Length: %d\r\n" % SIZE in head
+
+
+def test_an_empty_file_has_no_ranges(raw, published):
+    (published.folder / "targets" / "empty").touch()
+    for asked in ("bytes=0-", "bytes=-5"):
+        reply = raw(asking("/targets/empty", f"Range: {asked}"))
+        assert reply.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Length: 0\r\n" in reply
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/metadata/%00", 404),
+        ("/metadata/1.root.json%00", 404),
+        ("/metadata/" + "x" * 300, 404),
+        ("/metadata/" + "x/" * 5000, 404),
+        ("/metadata/%ff%fe", 404),
+        ("/metadata/loop", 404),
+        ("/metadata/\xff", 404),
+        ("http://[", 404),
+        ("http://here", 404),
+        ("metadata/1.root.json", 404),
+        ("*", 404),
+        ("/" + "x" * 70_000, 414),
+        ("http://here/metadata/1.root.json", 200),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_odd_paths_get_an_answer(raw, published, path, status):
+    (published.folder / "metadata" / "loop").symlink_to("loop")
+    assert raw(asking(path)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\0\xff\r\n\r\n", b"\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b""]
+)
+def test_what_is_no_request_ends_the_connection_only(raw, request_):
+    with raw(request_, wait=False) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            sock.recv(65_536)
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_hangs_up_is_no_trouble(raw, published):
+    (published.folder / "targets" / "large").touch()
+    os.truncate(published.folder / "targets" / "large", 50_000_000)
+    for _ in range(3):
+        sock = raw(asking("/targets/large"), wait=False)
+        sock.recv(1000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()  # with a reset
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_file_that_shrinks_is_seen_to_be_cut(raw, published, monkeypatch):
+    file = published.folder / "targets" / "large"
+    file.write_bytes(bytes(10_000))
+    sent = Handler._send
+
+    def late(self, opened, first, length):
+        os.truncate(file, 4000)
+        sent(self, opened, first, length)
+
+    monkeypatch.setattr(Handler, "_send", late)
+    keeping = asking("/targets/large").replace(b"Connection: close\r\n", b"")
+    head, _, body = raw(keeping).partition(b"\r\n\r\n")  # it ends, or this waits in vain
+    assert b"Content-Length: 10000" in head
+    assert len(body) == 4000
+
+
+def test_a_file_that_vanishes_or_cannot_be_read_is_not_there(raw, published, monkeypatch):
+    def gone(path, *mode):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("edgeinc.update.serving_files.Path.open", gone)
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_connection_without_a_word_is_closed(raw, monkeypatch):
+    monkeypatch.setattr(Handler, "timeout", 0.2)
+    start = time.monotonic()
+    assert raw(b"GET /metadata") == b""
+    assert 0.1 < time.monotonic() - start < 4
+
+
+def test_connections_have_a_bound_and_come_free_again(published, monkeypatch, capfd):
+    monkeypatch.setattr("edgeinc.update.serving_files._CONNECTIONS", 2)
+    with server_of(published.folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        place, request = ("127.0.0.1", running.server_port), asking("/metadata/1.root.json")
+
+        def ask():
+            with socket.create_connection(place, timeout=5) as sock:
+                sock.sendall(request)
+                with sock.makefile("rb") as reply, suppress(ConnectionResetError):
+                    return reply.read().startswith(b"HTTP/1.1 200 ")
+            return False
+
+        def in_time(wanted):
+            end = time.monotonic() + 5
+            while ask() != wanted and time.monotonic() < end:
+                time.sleep(0.02)
+            return time.monotonic() < end
+
+        idle = [socket.create_connection(place) for _ in range(2)]
+        assert in_time(False)
+        for sock in idle:
+            sock.close()
+        assert in_time(True)
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -759,6 +935,13 @@ def test_a_port_in_use_is_one_line(published):
         pytest.raises(EdgeincError, match="cannot listen"),
     ):
         server_of(published.folder, port=running.server_port)
+
+
+@pytest.mark.parametrize("place", [{"port": 70_000}, {"bind": "x" * 70}], ids=["port", "name"])
+def test_an_address_that_cannot_be_is_one_line(published, place):
+    with pytest.raises(EdgeincError, match="cannot listen at") as caught:
+        server_of(published.folder, **{"port": 0, **place})
+    assert "--bind" in caught.value.hint
 
 
 def test_metadata_is_what_the_specification_calls_it(published):
