@@ -132,6 +132,8 @@ def test_init_takes_keys_that_are_there(edgeinc, tmp_path):
         (["repo", "--keys", "keys", "--model", "../x"], "'../x' cannot be the name of a model"),
         (["repo", "--keys", "keys", "--fleet", ""], "'' cannot be the name of a fleet"),
         (["repo", "--keys", "keys", "--key", "root"], "not ROLE=URI"),
+        (["repo", "--keys", ""], "names no folder"),
+        (["repo", "--keys", "keys", "--key", "root=file:"], "'file:' is not a key"),
         (["repo", "--keys", "keys", "--key", "boss=file:x"], "no role boss"),
         (["repo", "--keys", "keys", "--key", "root=file:x"], "x cannot be read"),
         (["full", "--keys", "keys"], "full is not empty"),
@@ -246,6 +248,10 @@ def test_a_key_that_others_may_read_is_refused(tmp_path):
     [
         ("key.pem", "is not a key"),
         ("ftp://x", "is not a key"),
+        ("file:", "is not a key"),  # not every key below this folder
+        ("hsm:abc", "its ID is a number"),
+        ("azurekms:x", "is not a key"),
+        ("azurekms://vault", "is not a key"),
         ("file:none.pem", "cannot be read"),
         ("file:text.pem", "not a private key"),
         ("file:empty", "no .pem file"),
@@ -527,6 +533,9 @@ def test_a_new_model_a_new_site_and_a_new_key_of_a_fleet(edgeinc, made):
         (["timestamp"], "timestamp gets 0 keys"),
         (["site-a", "--new-key", "file:n.pem"], "'' cannot be the name of a model"),
         (["site-a", "--model", "x", "--new-key", "file:n.pem"], "no model x"),
+        ([FLEET, "--model", "erfnet", "--new-key", "file:n.pem"], "lies below no model"),
+        (["channel-b", "--model", "erfnet", "--new-key", "file:n.pem"], "lies below no model"),
+        (["timestamp", "--new-key", "file:"], "'file:' is not a key"),
         (["timestamp", "--new-key", "file:n.pem", "--threshold", "2"], "2 of its 1 key"),
         (["timestamp", "--new-key", "file:repo/n.pem"], "offered to everyone"),
         (["timestamp", "--new-key", "file:n.pem", "--new-key", "file:n.pem"], "1 different"),
@@ -610,6 +619,24 @@ def test_verify_goes_by_url_with_the_root_of_the_devices(published, server, edge
     shutil.copy(published.folder / "metadata" / "1.root.json", tmp_path / "root.json")
     assert edgeinc("verify", server.url, "--root", "root.json")["targets"] == 3
     assert "--root" in edgeinc("verify", server.url, fails=2)["hint"]
+
+
+def test_verify_says_what_it_cannot_begin_with(edgeinc, made, tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    for file in ("other.json", "repo/metadata/timestamp.json"):
+        error = edgeinc("verify", "repo", "--root", file, fails=2)
+        assert "is no root of a repository" in error["message"]
+        assert "1.root.json" in error["hint"]
+    assert "no metadata/1.root.json in keys" in edgeinc("verify", "keys", fails=2)["message"]
+
+
+def test_a_waiting_root_that_is_damaged_says_the_way_out(edgeinc, made):
+    (made / "pending").mkdir()
+    for content in (b"{}", (made / "metadata" / "timestamp.json").read_bytes()):
+        (made / "pending" / "root.json").write_bytes(content)
+        error = edgeinc("resign", "repo", "root", *signing(), fails=1)
+        assert "pending/root.json" in error["message"]
+        assert "remove the file" in error["hint"]
 
 
 def test_verify_says_what_expires_soon(published, clock):

@@ -225,6 +225,8 @@ def publish(
     from edgeinc.update.terms import Terms
 
     wish = Wish(percent, pause, revoke_below, rollback)
+    if channel == "":
+        raise UsageError("--channel names no fleet", hint="--no-channel asks none")
     if no_channel and (channel is not None or wish != Wish()):
         raise UsageError(
             "--no-channel asks no fleet, and other options say how one is asked",
@@ -369,7 +371,9 @@ def _gates(pairs: list[str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if name not in _GATES or not equals:
+        if not equals:
+            raise UsageError(f"--gate '{pair}' is not KEY=VALUE", hint="such as max_p95_ms=40")
+        if name not in _GATES:
             raise UsageError(f"--gate '{pair}' is not a gate", hint=suggest(name, tuple(_GATES)))
         try:
             found[name] = value = _GATES[name](text)

@@ -59,6 +59,30 @@ class Published:
             f"there is no role {role}", hint=f"roles: {', '.join(['root', *self.roles])}"
         )
 
+    def parent(self, role: str, model: str) -> str:
+        """The role that names the keys of a delegated one, which may be new.
+
+        Args:
+            role: model-NAME, channel-FLEET or site-NAME.
+            model: The model of a site that is new, else "".
+
+        Raises:
+            UsageError: No such model, or it is not the role's.
+        """
+        if model and kind_of(role) != "site":
+            raise UsageError(
+                f"{role} lies below no model", hint="leave out --model: sites have one"
+            )
+        wanted = f"model-{model}" if model else "targets"
+        if role in self.roles:
+            held = self.delegator(role)[0]
+            if model and held != wanted:
+                raise UsageError(f"{role} belongs to {held}", hint="name the site differently")
+            return held
+        if wanted not in self.roles:
+            raise UsageError(f"there is no model {model}", hint="see `edgeinc repo ls`")
+        return wanted
+
     def versions(self) -> dict[str, int]:
         """Of `roles`."""
         return {name: metadata.signed.version for name, metadata in self.roles.items()}
@@ -177,7 +201,12 @@ class Tree:
         """
         if not self.pending.is_file():
             return None
-        new = self.load(Root, self.pending.name, self.pending.parent)
+        try:
+            new = self.load(Root, self.pending.name, self.pending.parent)
+        except EdgeincError as err:
+            raise EdgeincError(
+                err.message, hint="remove the file and begin again: no device has seen it"
+            ) from err
         # A publisher that ended right after it published a root left its copy here.
         return new if new.signed.version > self.root().signed.version else None
 

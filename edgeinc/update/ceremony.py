@@ -101,7 +101,7 @@ def rotate(
     """
     kind_of(role)
     signers = signers_of(given, secret=secret)
-    paths = {uri: Path(uri.removeprefix(_FILE)) for uri in new if uri.startswith(_FILE)}
+    paths = {uri: Path(uri.removeprefix(_FILE)) for uri in new if _is_file(uri)}
     keys: list[Key] = []
     fresh: list[str] = []
     with taken_back(*(path.parent for path in paths.values())) as mine:
@@ -148,6 +148,10 @@ def _files(folder: Path, role: str) -> list[Path]:
     return [where / f"{role}.pem"]
 
 
+def _is_file(uri: str) -> bool:
+    return uri.startswith(_FILE) and uri != _FILE
+
+
 def _only_public(uri: str) -> bool:
     path = Path(uri.removeprefix(_FILE))
-    return uri.startswith(_FILE) and b"PUBLIC KEY" in path.read_bytes()
+    return _is_file(uri) and b"PUBLIC KEY" in path.read_bytes()

@@ -85,7 +85,7 @@ def signers_of(uris: Iterable[str], *, secret: Secret | None = None) -> list[Sig
     found: list[Signer] = []
     for uri in uris:
         folder = Path(uri.removeprefix(_FILE))
-        if uri.startswith(_FILE) and folder.is_dir():
+        if uri.startswith(_FILE) and uri != _FILE and folder.is_dir():
             files = sorted(folder.rglob("*.pem"))
             if not files:
                 raise UsageError(f"no .pem file below {folder}", hint="name the folder of the keys")
@@ -101,7 +101,7 @@ def signer_of(uri: str, *, secret: Secret | None = None) -> Signer:
     Raises:
         UsageError, MissingError, EdgeincError: As `signers_of`.
     """
-    if uri.startswith(_FILE):
+    if uri.startswith(_FILE) and uri != _FILE:
         return _from_file(Path(uri.removeprefix(_FILE)))
     scheme = uri.partition(":")[0]
     if scheme not in _IMPORTS:
@@ -109,6 +109,8 @@ def signer_of(uri: str, *, secret: Secret | None = None) -> Signer:
     try:
         full, public = _IMPORTS[scheme](uri, secret)
         return Signer.from_priv_key_uri(full, public, secret)
+    except EdgeincError:
+        raise
     except UnsupportedLibraryError as err:
         fix = '"edgeinc[hsm]"' if scheme == "hsm" else "it beside edgeinc"
         raise MissingError(f"{uri}: {err}", hint=f"pip install {fix}") from err
@@ -124,7 +126,7 @@ def public_key(uri: str, *, secret: Secret | None = None) -> Key:
     Raises:
         UsageError, MissingError, EdgeincError: As `signers_of`.
     """
-    if uri.startswith(_FILE):
+    if uri.startswith(_FILE) and uri != _FILE:
         path = Path(uri.removeprefix(_FILE))
         content = _content(path)
         if b"PUBLIC KEY" in content:
@@ -168,12 +170,17 @@ def _no_key(path: Path, half: str) -> UsageError:
 def _hsm(uri: str, secret: Secret | None) -> tuple[str, SSlibKey]:
     parts = urlparse(uri)
     label = parse_qs(parts.query).get("label", [None])[0]
+    if parts.path and not parts.path.isdecimal():
+        raise UsageError(f"'{uri}' is not a key: its ID is a number", hint="hsm:ID?label=TOKEN")
     return HSMSigner.import_(int(parts.path) if parts.path else None, label, secret)
 
 
 def _azure(uri: str, secret: Secret | None) -> tuple[str, SSlibKey]:
     parts = urlparse(uri)
-    return AzureSigner.import_(parts.netloc.partition(".")[0], parts.path.split("/")[2])
+    path = parts.path.split("/")
+    if not parts.netloc or len(path) < 3:
+        raise UsageError(f"'{uri}' is not a key", hint="azurekms://VAULT.vault.azure.net/keys/NAME")
+    return AzureSigner.import_(parts.netloc.partition(".")[0], path[2])
 
 
 def _named(kind: Any) -> Callable[[str, Secret | None], tuple[str, SSlibKey]]:

@@ -128,7 +128,7 @@ def _read(
         )
     try:
         plain = json.loads(content)
-        problem = _schema_problem(kind, plain) or next(_text_problems(plain), "")
+        problem = _schema_problem(kind, plain) or next(text_problems(plain), "")
         if not problem and _canonical(plain) != content:
             problem = "it is not canonical JSON (RFC 8785)"
     except (ValueError, RecursionError) as err:
@@ -165,8 +165,13 @@ def _schema_problem(kind: type[Document], plain: Any) -> str:
     return f"schema is {str(said)[:40]!r}, this edgeinc reads {known!r}"
 
 
-def _text_problems(plain: Any, place: str = "") -> Iterator[str]:
-    """Lists and texts that are too long, and texts that could hide something."""
+def text_problems(plain: Any, place: str = "") -> Iterator[str]:
+    """Lists and texts that are too long, and texts that could hide something.
+
+    Args:
+        plain: What a document is made of.
+        place: Of it in the document, such as `notes`; "" for all of it.
+    """
     if isinstance(plain, str):
         limit = MAX_NOTES if place == "notes" else MAX_TEXT
         if len(plain) > limit:
@@ -181,8 +186,8 @@ def _text_problems(plain: Any, place: str = "") -> Iterator[str]:
         items = plain.items() if isinstance(plain, dict) else enumerate(plain)
         for key, value in items:
             if isinstance(key, str):
-                yield from _text_problems(key, f"a key of {place or 'top level'}")
-            yield from _text_problems(value, f"{place}.{key}" if place else str(key))
+                yield from text_problems(key, f"a key of {place or 'top level'}")
+            yield from text_problems(value, f"{place}.{key}" if place else str(key))
 
 
 def _manifest_problems(m: Manifest) -> Iterator[str]:

@@ -37,9 +37,15 @@ from edgeinc.schema import (
 from edgeinc.update._closed_loop import BASES, Base, Fixed, close
 from edgeinc.update._evidence import Judge, score_of, unmet
 from edgeinc.update._frame import split
-from edgeinc.update._questions import answered
+from edgeinc.update._questions import answered, questions
 from edgeinc.update.keys import Secret, signers_of
-from edgeinc.update.manifest import bundle_id, refuse_other_classes, write
+from edgeinc.update.manifest import (
+    MAX_NOTES,
+    bundle_id,
+    refuse_other_classes,
+    text_problems,
+    write,
+)
 from edgeinc.update.promote import Wish, asked, fleet_of, refuse_missing_keys
 from edgeinc.update.releases import MANIFEST, Release, artifact_of, channel_of, releases
 from edgeinc.update.repository import Repository
@@ -99,6 +105,7 @@ def publish(
     """
     repository, terms, wish = Repository(folder), terms or Terms(), wish or Wish()
     refuse_impossible(terms)
+    _refuse_notes(notes)
     candidate = read_candidate(exported_file(Path(target)))
     card = candidate.card
     role = site_role(site) if site else model_role(card.model)
@@ -112,6 +119,7 @@ def publish(
     draft = _draft(candidate, older[0] if older else None, terms, notes)
     _refuse_published([r for r in held if r.site == site], draft, folder, terms)
     channel = asked(channel_of(repository, fleet), fleet, draft, wish) if fleet else None
+    asked_first = None if golden is None else questions(golden, card)
     refuse_not_finite(candidate)
 
     bases = [Base(r.manifest.step, artifact_of(repository, r)) for r in older[:BASES]]
@@ -128,8 +136,8 @@ def publish(
         progress=progress,
     )
     files = _files(fixed, card.model, card.step, site)
-    if golden is not None:
-        content = answered(golden, fixed.content, card, draft.gates.golden_percent)
+    if asked_first is not None:
+        content = answered(asked_first, fixed.content, card, draft.gates.golden_percent)
         path = release_path(card.model, card.step, "golden.npz", site=site)
         files.append((_blob("golden", path, content, "npz"), content))
     manifest = _finished(draft, candidate, fixed, bases, judge, [blob for blob, _ in files])
@@ -193,6 +201,12 @@ def exported_file(target: Path) -> Path:
             hint=f"edgeinc export {run} --step {step} --head dynamic",
         )
     return files[-1]
+
+
+def _refuse_notes(notes: str) -> None:
+    problem = next(text_problems(notes, "notes"), "")
+    if problem:
+        raise UsageError(problem, hint=f"--notes takes plain lines, {MAX_NOTES} characters")
 
 
 def _refuse_published(mine: Sequence[Release], draft: Manifest, folder: Path, terms: Terms) -> None:

@@ -267,14 +267,7 @@ class Repository:
                 give_keys(new.signed, role, keys)
                 set_threshold(new.signed.roles[role], threshold, role)
                 return self._new_root(published, new, signers)
-            parent = f"model-{model}" if model else "targets"
-            if role in published.roles:
-                held = published.delegator(role)[0]
-                if model and held != parent:
-                    raise UsageError(f"{role} belongs to {held}", hint="name the site differently")
-                parent = held
-            elif parent not in published.roles:
-                raise UsageError(f"there is no model {model}", hint="see `edgeinc repo ls`")
+            parent = published.parent(role, model)
             delegations = published.roles[parent].signed.delegations or Delegations({}, {})
             published.roles[parent].signed.delegations = delegations
             give_keys(published.roles[parent].signed, role, keys, model=model)

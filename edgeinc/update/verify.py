@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, Targets
 
 from edgeinc.clock import utc_now
 from edgeinc.errors import UsageError
@@ -34,17 +35,21 @@ def verify(
         now: The time to judge expiry by; None is now.
 
     Raises:
-        UsageError: `place` is a URL and there is no root.
+        UsageError: `place` is a folder that is no repository, or a URL and there is no root, or
+            what is given is none.
         Refusal: What a device would refuse, with its reason.
     """
     source, now = Source.at(place), now or utc_now()
     if root is None:
         first = Path(source.metadata, "1.root.json")
         if not first.is_file():
+            missing = "no root to begin with at" if "://" in place else "no metadata/1.root.json in"
             raise UsageError(
-                f"no root to begin with at {place}", hint="add --root FILE: the root of the devices"
+                f"{missing} {place}",
+                hint="name a repository; or add --root FILE: the root of the devices",
             )
         root = first.read_bytes()
+    _refuse_no_root(root)
     with TemporaryDirectory() as folder:
         cache = Path(folder, "cache")
         trusted = Trusted(
@@ -74,6 +79,18 @@ def verify(
         sum(sizes.values()),
         _soon(expiries, now),
     )
+
+
+def _refuse_no_root(root: bytes) -> None:
+    try:
+        signed = Metadata.from_bytes(root).signed
+    except RepositoryError:
+        signed = None
+    if not isinstance(signed, Root):
+        raise UsageError(
+            "what devices shall begin with is no root of a repository",
+            hint="--root names the 1.root.json that they came with",
+        )
 
 
 def _soon(expiries: dict[str, datetime], now: datetime) -> dict[str, float]:
