@@ -33,6 +33,7 @@ from edgeinc.errors import EdgeincError, MissingError, RunError, UsageError
 from edgeinc.update import keys as key_module
 from edgeinc.update.ceremony import begin
 from edgeinc.update.keys import generate, public_key, signer_of, signers_of
+from edgeinc.update.refusal import Refusal
 from edgeinc.update.repository import Repository
 from edgeinc.update.roles import channel_path, kind_of, model_role, release_path
 from edgeinc.update.serving_files import Handler, server_of
@@ -619,6 +620,24 @@ def test_verify_goes_by_url_with_the_root_of_the_devices(published, server, edge
     shutil.copy(published.folder / "metadata" / "1.root.json", tmp_path / "root.json")
     assert edgeinc("verify", server.url, "--root", "root.json")["targets"] == 3
     assert "--root" in edgeinc("verify", server.url, fails=2)["hint"]
+
+
+def test_verify_finds_a_role_that_no_device_asks(published, forge, keys):
+    spare = keys["spare"][0]
+    signers = [*everyone(keys), spare]
+    published.rotate("site-a", [spare.public_key], signers=signers, model="erfnet")
+    with forge.edit(MODEL) as signed:
+        signed.version += 1
+        signed.delegations.roles["site-a"].paths = ["channels/south/*"]
+    with pytest.raises(Refusal, match=f"no device ever asks site-a: {MODEL} may not sign channels"):
+        verify(str(published.folder))
+
+
+def test_a_damaged_file_of_an_older_step_says_the_way_out(published):
+    next(published.folder.rglob("*.full.zst")).write_bytes(b"")
+    with pytest.raises(EdgeincError, match=r"full.zst is not as it was signed") as caught:
+        published.read(BLOB)
+    assert "from a copy" in caught.value.hint
 
 
 def test_verify_says_what_it_cannot_begin_with(edgeinc, made, tmp_path):

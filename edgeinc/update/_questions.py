@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def questions(path: Path, card: ArtifactCard) -> Questions:
         with np.load(path, allow_pickle=False) as file:
             images: Any = file["images"]
             ids: Any = file.get("ids")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as err:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise UsageError(
             f"{path} holds no golden images: {err}",
             hint="numpy.savez_compressed(FILE, images=images), uint8 (N, H, W, 3)",

@@ -109,7 +109,7 @@ class Repository:
                 content = file.read_bytes() if file.is_file() else b""
                 if target_of(path, content) != target:
                     raise EdgeincError(
-                        f"{file} is not as it was signed", hint="publish the step again"
+                        f"{file} is not as it was signed", hint="restore the file from a copy"
                     )
                 return content
         return None

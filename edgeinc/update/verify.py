@@ -14,6 +14,7 @@ from edgeinc.errors import UsageError
 from edgeinc.schema import RepoVerdict
 from edgeinc.update.disk import Disk
 from edgeinc.update.fetch import Limits, Source, Trusted
+from edgeinc.update.refusal import Refusal
 from edgeinc.update.roles import LIFETIME_DAYS, kind_of
 
 _SOON = 0.25
@@ -71,6 +72,13 @@ def verify(
             for child in (roles or {}).values():
                 # Looking for a path that nobody signs brings the metadata of the role here.
                 trusted.signs((child.paths or [""])[0].replace("*", "-"))
+                if not (cache / f"{child.name}.json").is_file():
+                    paths = ", ".join(child.paths or ()) or "no path"
+                    raise Refusal(
+                        "TRUST",
+                        f"no device ever asks {child.name}: {role} may not sign {paths}",
+                        hint=f"whoever signs {role} has to give it paths below its own",
+                    )
                 waiting.append(child.name)
     return RepoVerdict(
         place,
