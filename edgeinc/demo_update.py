@@ -36,10 +36,11 @@ from edgeinc.runtimes import _golden, open_artifact
 from edgeinc.schema import DeviceConfig, Exchange, ServeResult, UpdateDemoResult, from_json
 from edgeinc.update import ceremony, enrol, journal, serving
 from edgeinc.update.device import Device
-from edgeinc.update.publish import Terms, publish
+from edgeinc.update.publish import publish
 from edgeinc.update.serving_files import server_of
 from edgeinc.update.source import repository
 from edgeinc.update.status import status
+from edgeinc.update.terms import Terms
 
 NEW = "car"
 SCENES = 200

@@ -43,10 +43,9 @@ def test_a_file_that_is_not_whole_is_refused_and_taken_when_it_is(station, damag
     file = station.file_of(what)
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    # A large file of another length is not even begun.
-    other = what == FULL and len(damage(whole)) != len(whole)
-    with station.refusing("NETWORK" if other else "CORRUPT"):
+    with station.refusing("CORRUPT"):
         station.update()
+    assert station.slept == []  # a file in a folder does not grow
     assert all(sha(f.read_bytes()) == f.name for f in (station.root / "dl").iterdir())
     file.write_bytes(whole)
     assert station.update().step == 2
@@ -257,8 +256,18 @@ def test_a_stick_that_is_older_than_what_was_seen_is_refused(station):
     with station.refusing("REPLAY"):
         station.update(str(stick))
     (stick / "metadata" / "timestamp.json").unlink()
-    with station.refusing("NETWORK"):
+    with station.refusing("CORRUPT") as caught:
         station.update(str(stick))
+    assert "copy the repository again" in caught.value.hint
+
+
+def test_a_stick_without_the_delta_still_has_the_full_file(station):
+    content = random.Random(1).randbytes(300_000)
+    station.publish(step_of(2, content, deltas=[(OLD.artifact, b"EZD1")], parent=OLD))
+    stick = station.copy("stick")
+    next(stick.rglob("*.delta-0")).unlink()
+    assert station.update(str(stick)).step == 2
+    assert station.serves == content
 
 
 # --------------------------------------------------------------------------- the publisher dies

@@ -13,22 +13,25 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import edgeinc
+from edgeinc import registry
 from edgeinc.cli import main
 from edgeinc.errors import EdgeincError, UpdateError, UsageError
 from edgeinc.progress import SILENT
 from edgeinc.runs import write_atomic
+from edgeinc.runtimes import Runtime
 from edgeinc.runtimes._onnx_file import float_weights, metadata
 from edgeinc.runtimes._update import read_candidate
 from edgeinc.schema import DeviceConfig
 from edgeinc.update import enrol, serving, source
-from edgeinc.update._closed_loop import described
+from edgeinc.update._closed_loop import close, described
 from edgeinc.update._frame import rebuilt
 from edgeinc.update.ceremony import begin, rotate
 from edgeinc.update.device import Device
 from edgeinc.update.manifest import read
 from edgeinc.update.promote import Wish, promote
-from edgeinc.update.publish import Terms, publish
+from edgeinc.update.publish import publish
 from edgeinc.update.repository import Repository
+from edgeinc.update.terms import Terms
 from edgeinc.update.verify import verify
 
 
@@ -288,6 +291,75 @@ def test_a_drop_that_cannot_be_known_is_no_drop_that_was_held(run, place, labell
     assert held.unmet == ("what older classes lost is not known: folder has none of them",)
 
 
+def gated(**gates):
+    return {"terms": Terms(gates=gates)}
+
+
+IMPOSSIBLE = [
+    (gated(providers=("cpu",)), "'cpu'", "did you mean CPUExecutionProvider or CPU?"),
+    (gated(providers=("CPUExecutionProvder",)), "Provder'", "did you mean CPUExecutionProvider?"),
+    (gated(providers=("cuda:0",)), "'cuda:0'", "cuda, cuda:N (tensorrt)"),
+    (gated(providers=("",)), "on ''", "known: "),
+    (gated(providers="CPU"), "not a list", "CPUExecutionProvider"),
+    (gated(max_p95_ms=-1.0), "max_p95_ms is -1.0", "within"),
+    (gated(max_p95_ms=0.0), "max_p95_ms is 0", "more than 0"),
+    (gated(max_p95_ms=float("nan")), "max_p95_ms is nan", "within"),
+    (gated(max_p95_ms="40"), "max_p95_ms is '40'", "--gate max_p95_ms=40"),
+    (gated(max_single_class_percent=0), "single_class_percent is 0", "more than 0"),
+    (gated(golden_percent=100.5), "golden_percent is 100.5", "within"),
+    (gated(golden_percent=None), "golden_percent is None", "--gate"),
+    (gated(trial_frames=-1), "trial_frames is -1", "within"),
+    (gated(trial_frames=1.5), "trial_frames is 1.5", "--gate"),
+    (gated(trial_seconds=True), "trial_seconds is True", "--gate"),
+    (gated(min_agreement_old_percent=101), "old_percent is 101", "within"),
+    (gated(max_p95=40), "'max_p95' is not a gate", "did you mean 'max_p95_ms'?"),
+    ({"terms": Terms(min_miou=float("nan"))}, "min_miou is nan", "--min-miou"),
+    ({"terms": Terms(min_miou=100.1)}, "min_miou is 100.1", "--min-miou"),
+    ({"terms": Terms(max_drop=float("nan"))}, "max_drop is nan", "--max-drop"),
+    ({"terms": Terms(max_miou_loss=float("nan"))}, "max_miou_loss is nan", "--max-miou-loss"),
+    ({"terms": Terms(max_miou_loss=-1)}, "max_miou_loss is -1", "--max-miou-loss"),
+    ({"terms": Terms(min_miou=50, unscored=True)}, "without a score", "--unscored"),
+    ({"notes": "a\x1b[31mb"}, "notes holds a control character", "--notes"),
+    ({"notes": "x" * 10_001}, "notes has 10001 characters", "10000 characters"),
+    ({"golden": Path("nowhere.npz")}, "nowhere.npz holds no golden images", "savez_compressed"),
+    ({"wish": Wish(percent=float("nan"))}, "percent is nan", "--percent"),
+    ({"wish": Wish(percent=-5)}, "percent is -5", "--percent"),
+    ({"wish": Wish(percent=101)}, "percent is 101", "--percent"),
+    ({"wish": Wish(revoke_below=-1)}, "revoke_below is -1", "0 revokes nothing"),
+]
+
+
+@pytest.mark.parametrize(("asked", "says", "hint"), IMPOSSIBLE, ids=[c[1] for c in IMPOSSIBLE])
+def test_what_nothing_can_meet_is_refused_before_any_work(
+    run, place, monkeypatch, asked, says, hint
+):
+    monkeypatch.setattr("edgeinc.update.publish.Judge", None)  # nothing is scored
+    before = state(place / "repo")
+    with pytest.raises(UsageError) as caught:
+        put(place, run, **asked)
+    assert says in caught.value.message
+    assert hint in caught.value.hint
+    assert state(place / "repo") == before
+
+
+def test_a_provider_that_a_session_names_can_be_demanded(run, place, street_data):
+    put(place, run, data=street_data, **gated(providers=["CPUExecutionProvider", "cuda:1"]))
+    assert update(new_device(place)).step == 1
+
+
+def test_a_runtime_of_ones_own_says_what_it_computes_on(run, place, monkeypatch):
+    class Own(Runtime):
+        """Somebody's."""
+
+        providers = ("npu",)
+
+    load, names = registry.load, registry.names
+    monkeypatch.setattr(registry, "names", lambda kind: (*names(kind), "own"))
+    monkeypatch.setattr(registry, "load", lambda *asked: Own if "own" in asked else load(*asked))
+    terms = Terms(unscored=True, gates={"providers": ("npu",)})
+    assert put(place, run, dry_run=True, terms=terms).step == 1
+
+
 class Meanwhile:
     """Does something when the first part of the work begins."""
 
@@ -325,8 +397,12 @@ def test_missing_keys_are_named_before_any_work(run, place):
     assert state(place / "repo") == before
 
 
-def test_more_bits_where_the_gate_needs_them(run, place, street_data):
-    done = put(place, run, data=street_data, dry_run=True, terms=Terms(bits=4, max_miou_loss=-100))
+def test_more_bits_where_the_gate_needs_them(run, place, street_data, monkeypatch):
+    def never_enough(*given, **how):
+        return close(*given, **{**how, "max_loss": -100})
+
+    monkeypatch.setattr("edgeinc.update.publish.close", never_enough)
+    done = put(place, run, data=street_data, dry_run=True, terms=Terms(bits=4))
     codecs = [a.codec for a in done.attempts]
     assert codecs == ["ezd1-int4", "ezd1-int6", "ezd1-int8", "ezd1-exact"]
     assert [a.bytes for a in done.attempts] == sorted(a.bytes for a in done.attempts)
@@ -374,6 +450,18 @@ def test_a_site_signs_its_own_step_below_its_own_path(run, place, street_data):
     assert update(root).way == "delta"
     assert hashlib.sha256(served(root).read_bytes()).hexdigest() == done.artifact_sha256
 
+    # Whose step the fleet is asked for has not to be said again.
+    for wish in (Wish(percent=50), Wish(paused=True), Wish(paused=False, percent=100)):
+        asked = promote(place / "repo", keys=keys, wish=wish).channel
+        assert (asked.manifest, asked.bundle_id) == (done.manifest, done.bundle_id)
+    assert promote(place / "repo", keys=keys, wish=Wish(revoke_below=1)).channel.revoke_below == 1
+    assert promote(place / "repo", keys=keys, site="gate2", wish=Wish(percent=5)).channel.step == 1
+    with pytest.raises(UsageError, match="step 1 of site gate2, not of site gate3"):
+        promote(place / "repo", keys=keys, site="gate3", wish=Wish(percent=50))
+    with pytest.raises(UsageError, match="step 1 of erfnet is not published") as caught:
+        promote(place / "repo", keys=keys, step=1)
+    assert "--site NAME" in caught.value.hint
+
 
 def test_the_operator_changes_only_who_gets_a_step(run, place, street_data):
     def ask(step=None, **wish):
@@ -399,6 +487,31 @@ def test_the_operator_changes_only_who_gets_a_step(run, place, street_data):
         ask(step=0, rollback=True)
     with pytest.raises(UsageError, match="step 7 of erfnet is not published"):
         ask(step=7)
+
+
+def test_a_step_is_revoked_for_the_whole_fleet_or_not_at_all(run, place, street_data):
+    """Who is not asked for a newer step would serve a revoked one on and on."""
+
+    def ask(**wish):
+        keys = [f"file:{place / 'keys'}"]
+        return promote(place / "repo", keys=keys, wish=Wish(**wish)).channel
+
+    before = state(place / "repo")
+    for partly in ({"percent": 99.9}, {"paused": True}):
+        with pytest.raises(UsageError, match="steps below 1 cannot be revoked") as caught:
+            put(place, run, data=street_data, wish=Wish(revoke_below=1, **partly))
+        assert "--percent 100 --resume --revoke-below 1" in caught.value.hint
+    assert state(place / "repo") == before
+    put(place, run, data=street_data, wish=Wish(percent=5))
+    with pytest.raises(UsageError, match=r"while step 1 is offered to 5 % of the fleet"):
+        ask(revoke_below=1)
+    ask(percent=100, paused=True)
+    with pytest.raises(UsageError, match="offered to nobody, as it is paused"):
+        ask(revoke_below=1)
+    assert ask(revoke_below=1, paused=False).revoke_below == 1
+    put(place, following(run, place, 2), data=street_data, wish=Wish(percent=5))
+    asked = ask(revoke_below=1, percent=10)  # what is revoked already can be said again
+    assert (asked.step, asked.percent, asked.revoke_below) == (2, 10, 1)
 
 
 def test_a_corrected_file_for_a_step_is_asked_for(run, place, street_data):
@@ -460,6 +573,11 @@ def test_the_command_publishes_and_changes_the_channel(run, place, street_data, 
         (("--gate", "speed=3"), "is not a gate"),
         (("--gate", "trial_seconds=nan"), "is not a number"),
         (("--gate", "max_p95_ms=inf"), "is not a number"),
+        (("--gate", "providers=cpu"), "no runtime computes on 'cpu'"),
+        (("--gate", "providers="), "no runtime computes on ''"),
+        (("--min-miou", "nan"), "min_miou is nan"),
+        (("--gate", "max_p95_ms"), "is not KEY=VALUE"),
+        (("--channel", ""), "--channel names no fleet"),
         (("--bits", "5"), "5 bits"),
         (("--step", "1"), "leave out one of both"),
     ):

@@ -1,11 +1,19 @@
 """What a publisher does with a repository, by commands and by functions; files on disk decide."""
 
+import errno
+import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
+import socket
 import stat
+import struct
+import subprocess
+import sys
 import threading
+import time
 from contextlib import suppress
 from datetime import timedelta
 
@@ -17,16 +25,20 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from filelock import FileLock
 from securesystemslib.exceptions import UnsupportedLibraryError
+from securesystemslib.signer import CryptoSigner
 from trust_parts import BLOB, CHANNEL, CONTENT, FLEET, MANIFEST, MODEL, everyone
 from tuf.api.metadata import Metadata
 
 from edgeinc import runs
 from edgeinc.cli import main
-from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.errors import EdgeincError, MissingError, RunError, UsageError
 from edgeinc.update import keys as key_module
+from edgeinc.update.ceremony import begin
 from edgeinc.update.keys import generate, public_key, signer_of, signers_of
+from edgeinc.update.refusal import Refusal
+from edgeinc.update.repository import Repository
 from edgeinc.update.roles import channel_path, kind_of, model_role, release_path
-from edgeinc.update.serving_files import server_of
+from edgeinc.update.serving_files import Handler, server_of
 from edgeinc.update.verify import verify
 
 HOME = ["file:keys/offline", "file:keys/teams", "file:keys/online"]
@@ -119,9 +131,12 @@ def test_init_takes_keys_that_are_there(edgeinc, tmp_path):
         (["repo"], "root has no key"),
         (["repo", "--keys", "repo/keys"], "offered to everyone"),
         (["repo", "--keys", "keys", "--threshold", "4"], "4 of its 3 keys"),
+        (["repo", "--keys", "a/b/keys", "--threshold", "4"], "4 of its 3 keys"),
         (["repo", "--keys", "keys", "--model", "../x"], "'../x' cannot be the name of a model"),
         (["repo", "--keys", "keys", "--fleet", ""], "'' cannot be the name of a fleet"),
         (["repo", "--keys", "keys", "--key", "root"], "not ROLE=URI"),
+        (["repo", "--keys", ""], "names no folder"),
+        (["repo", "--keys", "keys", "--key", "root=file:"], "'file:' is not a key"),
         (["repo", "--keys", "keys", "--key", "boss=file:x"], "no role boss"),
         (["repo", "--keys", "keys", "--key", "root=file:x"], "x cannot be read"),
         (["full", "--keys", "keys"], "full is not empty"),
@@ -133,9 +148,86 @@ def test_init_refuses_and_makes_nothing(edgeinc, tmp_path, words, says):
     error = edgeinc("init", *words, fails=2)
     assert says in error["message"]
     assert error["hint"]
-    assert not (tmp_path / "repo").exists()
-    if "--threshold" not in words:
-        assert not (tmp_path / "keys").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+class Failing:
+    """`os.fsync` that fails once, at the call of this number: by then the file has its content."""
+
+    def __init__(self, monkeypatch, at, error):
+        self.calls, self.at, self.error, self.real = 0, at, error, os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor):
+        self.calls += 1
+        if self.calls == self.at:
+            raise self.error
+        self.real(descriptor)
+
+
+def test_init_that_fails_anywhere_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch):
+    def init():
+        made = tmp_path / "a" / "keys"
+        return begin(tmp_path / "b" / "repo", models=["erfnet"], fleets=["n"], made=made, given=())
+
+    at, full = 1, OSError(errno.ENOSPC, "no space")
+    while True:
+        with monkeypatch.context() as patch:
+            failing = Failing(patch, at, full if at % 2 else KeyboardInterrupt())
+            try:
+                init()
+                break
+            except (RunError, KeyboardInterrupt):
+                assert list(tmp_path.iterdir()) == [], f"write {at}"
+        at += 1
+    assert at == failing.calls + 1 > 20
+    verify(str(tmp_path / "b" / "repo"))
+
+
+def test_init_takes_back_nothing_that_was_there(edgeinc, tmp_path, monkeypatch):
+    for folder in ("repo", "keys/offline"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "keys" / "offline" / "mine.pem").write_text("mine")
+    (tmp_path / "repo" / ".lock").touch()  # of a process that was killed
+    with monkeypatch.context() as patch:
+        Failing(patch, 12, OSError(errno.ENOSPC, "no space"))
+        error = edgeinc("init", "repo", "--keys", "keys", fails=1)
+    assert "the disk is full" in error["message"]
+    left = [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")]
+    assert left == ["keys/offline/mine.pem"]
+    assert (tmp_path / "repo").is_dir()
+    edgeinc("init", "repo", "--keys", "keys")
+    edgeinc("verify", "repo")
+
+
+def test_of_two_that_make_a_repository_the_second_changes_nothing(tmp_path, keys, monkeypatch):
+    """It looked before the first began, and came to its turn after the first was done."""
+    late, first = Repository(tmp_path / "repo"), Repository(tmp_path / "repo")
+    given = {role: keys[role] for role in ("root", "targets", "snapshot", "timestamp")}
+    looked = late.check_new
+
+    def slow():
+        looked()
+        first.create(given)
+
+    monkeypatch.setattr(late, "check_new", slow)
+    with pytest.raises(UsageError, match="not empty"):
+        late.create(given)
+    verify(str(tmp_path / "repo"))
+
+
+def test_a_key_on_a_full_disk_leaves_no_file(tmp_path):
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom edgeinc.errors import RunError\n"
+        "from edgeinc.update.keys import generate\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
+        "try: generate(Path(sys.argv[1]))\n"
+        "except RunError as err: print(err.message)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "key.pem")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "the disk is full" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_init_overwrites_no_key(edgeinc, made, tmp_path):
@@ -159,6 +251,10 @@ def test_a_key_that_others_may_read_is_refused(tmp_path):
     [
         ("key.pem", "is not a key"),
         ("ftp://x", "is not a key"),
+        ("file:", "is not a key"),  # not every key below this folder
+        ("hsm:abc", "its ID is a number"),
+        ("azurekms:x", "is not a key"),
+        ("azurekms://vault", "is not a key"),
         ("file:none.pem", "cannot be read"),
         ("file:text.pem", "not a private key"),
         ("file:empty", "no .pem file"),
@@ -344,6 +440,27 @@ def test_the_publisher_signs_nothing_on_top_of_a_forgery(published, forge, keys,
 # ------------------------------------------------------------------------- resign, rotate, sign
 
 
+class Careless(CryptoSigner):
+    """A service that hashes once more what it is given, and signs that."""
+
+    def sign(self, payload):
+        return super().sign(hashlib.sha256(payload).digest())
+
+
+def test_a_signature_that_no_device_would_take_is_not_written(published, keys):
+    def everyone_but_one(role):
+        (good,) = keys[role]
+        careless = Careless(good._private_key, good.public_key)
+        return [careless if signer is good else signer for signer in everyone(keys)]
+
+    before = {f: f.read_bytes() for f in published.folder.rglob("*") if f.is_file()}
+    for role in (MODEL, "timestamp"):
+        with pytest.raises(EdgeincError, match="does not verify as ed25519") as caught:
+            published.resign([], signers=everyone_but_one(role))
+        assert keys[role][0].public_key.keyid[:8] in caught.value.message
+    assert {f: f.read_bytes() for f in published.folder.rglob("*") if f.is_file()} == before
+
+
 def test_resign_prolongs_what_the_keys_can_sign(edgeinc, made):
     done = edgeinc("resign", "repo", *signing("file:keys/online"))
     assert done["versions"] == {"snapshot": 2, "timestamp": 2}
@@ -440,6 +557,9 @@ def test_a_new_model_a_new_site_and_a_new_key_of_a_fleet(edgeinc, made):
         (["timestamp"], "timestamp gets 0 keys"),
         (["site-a", "--new-key", "file:n.pem"], "'' cannot be the name of a model"),
         (["site-a", "--model", "x", "--new-key", "file:n.pem"], "no model x"),
+        ([FLEET, "--model", "erfnet", "--new-key", "file:n.pem"], "lies below no model"),
+        (["channel-b", "--model", "erfnet", "--new-key", "file:n.pem"], "lies below no model"),
+        (["timestamp", "--new-key", "file:"], "'file:' is not a key"),
         (["timestamp", "--new-key", "file:n.pem", "--threshold", "2"], "2 of its 1 key"),
         (["timestamp", "--new-key", "file:repo/n.pem"], "offered to everyone"),
         (["timestamp", "--new-key", "file:n.pem", "--new-key", "file:n.pem"], "1 different"),
@@ -451,6 +571,32 @@ def test_rotate_refuses_and_changes_nothing(edgeinc, made, tmp_path, words, says
     assert says in error["message"]
     assert state(made) == before
     assert not (tmp_path / "n.pem").exists()
+
+
+def test_rotate_that_fails_keeps_a_key_that_is_in_force_and_no_other(
+    edgeinc, made, tmp_path, monkeypatch
+):
+    """A new root counts as soon as it is there, though the timestamp could not be written."""
+    before = state(made)
+    for at in range(1, 20):
+        with monkeypatch.context() as patch:
+            failing = Failing(patch, at, OSError(errno.ENOSPC, "no space"))
+            words = ("rotate", "repo", "timestamp", "--new-key", "file:new/t.pem", *signing())
+            with suppress(AssertionError):
+                edgeinc(*words, fails=1)
+        if failing.calls < at:
+            break
+        named = (made / "metadata" / "2.root.json").exists()
+        assert (tmp_path / "new" / "t.pem").exists() == (tmp_path / "new").exists() == named
+        if named:
+            edgeinc("resign", "repo", *signing("file:new", "file:keys/online"))
+        edgeinc("verify", "repo")
+        for path in (tmp_path / "new", made):
+            shutil.rmtree(path, ignore_errors=True)
+        for name, content in before.items():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(content)
+    assert at > 6
 
 
 def test_a_second_change_of_root_waits_for_the_first(edgeinc, made):
@@ -497,6 +643,45 @@ def test_verify_goes_by_url_with_the_root_of_the_devices(published, server, edge
     shutil.copy(published.folder / "metadata" / "1.root.json", tmp_path / "root.json")
     assert edgeinc("verify", server.url, "--root", "root.json")["targets"] == 3
     assert "--root" in edgeinc("verify", server.url, fails=2)["hint"]
+
+
+def test_verify_finds_a_role_that_no_device_asks(published, forge, keys):
+    spare = keys["spare"][0]
+    signers = [*everyone(keys), spare]
+    published.rotate("site-a", [spare.public_key], signers=signers, model="erfnet")
+    with forge.edit(MODEL) as signed:
+        signed.version += 1
+        signed.delegations.roles["site-a"].paths = ["channels/south/*"]
+    with pytest.raises(Refusal, match=f"no device ever asks site-a: {MODEL} may not sign channels"):
+        verify(str(published.folder))
+
+
+def test_a_damaged_file_of_an_older_step_says_the_way_out(published):
+    next(published.folder.rglob("*.full.zst")).write_bytes(b"")
+    with pytest.raises(EdgeincError, match=r"full.zst is not as it was signed") as caught:
+        published.read(BLOB)
+    assert "from a copy" in caught.value.hint
+
+
+def test_verify_says_what_it_cannot_begin_with(edgeinc, made, tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    for file, says in (
+        ("other.json", "no root metadata"),
+        ("repo/metadata/timestamp.json", "metadata of timestamp, and a device begins with a root"),
+    ):
+        error = edgeinc("verify", "repo", "--root", file, fails=2)
+        assert says in error["message"]
+        assert "1.root.json" in error["hint"]
+    assert "no metadata/1.root.json in keys" in edgeinc("verify", "keys", fails=2)["message"]
+
+
+def test_a_waiting_root_that_is_damaged_says_the_way_out(edgeinc, made):
+    (made / "pending").mkdir()
+    for content in (b"{}", (made / "metadata" / "timestamp.json").read_bytes()):
+        (made / "pending" / "root.json").write_bytes(content)
+        error = edgeinc("resign", "repo", "root", *signing(), fails=1)
+        assert "pending/root.json" in error["message"]
+        assert "remove the file" in error["hint"]
 
 
 def test_verify_says_what_expires_soon(published, clock):
@@ -546,6 +731,51 @@ def test_gc_leaves_what_is_young(published, keys, clock):
     assert published.gc().files == ()
 
 
+STRAY = (
+    *("metadata/._1.root.json", "metadata/9.junk.json", "metadata/x.root.json"),
+    *("metadata/.DS_Store", "metadata/1.root.json~", "metadata/.1.root.json.swp"),
+    *("metadata/\u00b2.root.json", "metadata/07.root.json", "metadata/notes.txt"),
+    *("metadata/2.model-erfnet copy.json", "targets/.DS_Store", "targets/models/Thumbs.db"),
+    "targets/models/erfnet/step-0001/._full.zst",
+)
+
+
+def test_files_of_others_are_in_nobodys_way_and_stay(published, keys, edgeinc, clock):
+    edgeinc("verify", published.folder)
+    for name in STRAY:
+        (published.folder / name).write_bytes(b"\0 not ours")
+        os.utime(published.folder / name, (0, 0))
+    (published.folder / "metadata" / "8.root.json").mkdir()
+    edgeinc("ls", published.folder)
+    edgeinc("verify", published.folder)
+    assert published.gc().files == ()
+    published.resign(["root"], signers=everyone(keys))
+    clock.add(days=400)
+    published.resign(["root"], signers=everyone(keys))
+    published.add_targets(MODEL, {BLOB: b"new"}, signers=everyone(keys))
+    for file in published.folder.rglob("*.*"):
+        os.utime(file, (0, 0))
+    assert len(published.gc().files) > 5
+    assert [name for name in STRAY if not (published.folder / name).exists()] == []
+    assert published.read(BLOB) == b"new"
+
+
+def test_gc_removes_what_was_begun_or_damaged(published, clock, keys):
+    published.resign([], signers=everyone(keys))
+    old = published.folder / "metadata" / "1.snapshot.json"
+    old.write_bytes(b"")
+    name = next(published.folder.rglob("*.full.zst")).name
+    begun = [
+        published.folder / "metadata" / ".2.snapshot.json.ab3_9xyz",
+        published.folder / "targets" / f".{name}.ab3_9xyz",
+    ]
+    for file in (old, *begun):
+        file.touch()
+        os.utime(file, (0, 0))
+    removed = {published.folder / file for file in published.gc().files}
+    assert removed == {old, *begun}
+
+
 # -------------------------------------------------------------------------------------- serve
 
 
@@ -585,6 +815,178 @@ def test_serving_gives_ranges_of_the_same_file_only(get, published):
     assert get(path, Range=f"bytes={len(CONTENT[BLOB])}-")[0] == 416
 
 
+@pytest.fixture
+def raw(published, capfd):
+    """Send bytes as they are to the same server, and say what comes; nothing may be printed."""
+    with server_of(published.folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+
+        def send(request, *, wait=True):
+            sock = socket.create_connection(("127.0.0.1", running.server_port), timeout=5)
+            sock.sendall(request)
+            if not wait:
+                return sock
+            with sock, sock.makefile("rb") as reply:
+                return reply.read()
+
+        yield send
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
+def asking(path, *headers, method="GET"):
+    lines = (f"{method} {path} HTTP/1.1", "Host: here", "Connection: close", *headers, "", "")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+SIZE = len(CONTENT[BLOB])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "last"),
+    [
+        ("bytes=0-", 206, 0, SIZE - 1),
+        ("bytes=0-0", 206, 0, 0),
+        ("Bytes=7-8", 206, 7, 8),
+        ("bytes=-5", 206, SIZE - 5, SIZE - 1),
+        (f"bytes=-{SIZE + 1}", 206, 0, SIZE - 1),
+        ("bytes=5-" + "9" * 5000, 206, 5, SIZE - 1),
+        ("bytes=-" + "9" * 5000, 206, 0, SIZE - 1),
+        ("bytes=" + "0" * 5000 + "5-6", 206, 5, 6),
+        (f"bytes={SIZE}-", 416, 0, 0),
+        ("bytes=" + "9" * 5000 + "-", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0),
+        *((text, 200, 0, SIZE - 1) for text in ("bytes=5-2", "bytes=0-1,3-4", "bytes=-", "")),
+        *((text, 200, 0, SIZE - 1) for text in ("bytes=a-b", "lines=1-2", "bytes=\xb2-", "5-6")),
+    ],
+)
+def test_ranges_are_answered_as_http_says(raw, published, asked, status, first, last):
+    file = next(published.folder.rglob("*.full.zst"))
+    path = f"/{file.relative_to(published.folder).as_posix()}"
+    head, _, body = raw(asking(path, f"Range: {asked}")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    ranges = {206: f"bytes {first}-{last}/{SIZE}", 416: f"bytes */{SIZE}", 200: ""}
+    said = re.findall(rb"Content-Range: (.*)\r", head + b"\r")
+    assert said == [ranges[status].encode()] * (status != 200)
+    assert body == (b"" if status == 416 else CONTENT[BLOB][first : last + 1])
+    head = raw(asking(path, f"Range: {asked}", method="HEAD"))
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"Content-Length: %d\r\n" % SIZE in head
+
+
+def test_an_empty_file_has_no_ranges(raw, published):
+    (published.folder / "targets" / "empty").touch()
+    for asked in ("bytes=0-", "bytes=-5"):
+        reply = raw(asking("/targets/empty", f"Range: {asked}"))
+        assert reply.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Length: 0\r\n" in reply
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/metadata/%00", 404),
+        ("/metadata/1.root.json%00", 404),
+        ("/metadata/" + "x" * 300, 404),
+        ("/metadata/" + "x/" * 5000, 404),
+        ("/metadata/%ff%fe", 404),
+        ("/metadata/loop", 404),
+        ("/metadata/\xff", 404),
+        ("http://[", 404),
+        ("http://here", 404),
+        ("metadata/1.root.json", 404),
+        ("*", 404),
+        ("/" + "x" * 70_000, 414),
+        ("http://here/metadata/1.root.json", 200),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_odd_paths_get_an_answer(raw, published, path, status):
+    (published.folder / "metadata" / "loop").symlink_to("loop")
+    assert raw(asking(path)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\0\xff\r\n\r\n", b"\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b""]
+)
+def test_what_is_no_request_ends_the_connection_only(raw, request_):
+    with raw(request_, wait=False) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            sock.recv(65_536)
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_hangs_up_is_no_trouble(raw, published):
+    (published.folder / "targets" / "large").touch()
+    os.truncate(published.folder / "targets" / "large", 50_000_000)
+    for _ in range(3):
+        sock = raw(asking("/targets/large"), wait=False)
+        sock.recv(1000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()  # with a reset
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_file_that_shrinks_is_seen_to_be_cut(raw, published, monkeypatch):
+    file = published.folder / "targets" / "large"
+    file.write_bytes(bytes(10_000))
+    sent = Handler._send
+
+    def late(self, opened, first, length):
+        os.truncate(file, 4000)
+        sent(self, opened, first, length)
+
+    monkeypatch.setattr(Handler, "_send", late)
+    keeping = asking("/targets/large").replace(b"Connection: close\r\n", b"")
+    head, _, body = raw(keeping).partition(b"\r\n\r\n")  # it ends, or this waits in vain
+    assert b"Content-Length: 10000" in head
+    assert len(body) == 4000
+
+
+def test_a_file_that_vanishes_or_cannot_be_read_is_not_there(raw, published, monkeypatch):
+    def gone(path, *mode):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("edgeinc.update.serving_files.Path.open", gone)
+    assert raw(asking("/metadata/1.root.json")).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_connection_without_a_word_is_closed(raw, monkeypatch):
+    monkeypatch.setattr(Handler, "timeout", 0.2)
+    start = time.monotonic()
+    assert raw(b"GET /metadata") == b""
+    assert 0.1 < time.monotonic() - start < 4
+
+
+def test_connections_have_a_bound_and_come_free_again(published, monkeypatch, capfd):
+    monkeypatch.setattr("edgeinc.update.serving_files._CONNECTIONS", 2)
+    with server_of(published.folder, port=0) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        place, request = ("127.0.0.1", running.server_port), asking("/metadata/1.root.json")
+
+        def ask():
+            with socket.create_connection(place, timeout=5) as sock:
+                sock.sendall(request)
+                with sock.makefile("rb") as reply, suppress(ConnectionResetError):
+                    return reply.read().startswith(b"HTTP/1.1 200 ")
+            return False
+
+        def in_time(wanted):
+            end = time.monotonic() + 5
+            while ask() != wanted and time.monotonic() < end:
+                time.sleep(0.02)
+            return time.monotonic() < end
+
+        idle = [socket.create_connection(place) for _ in range(2)]
+        assert in_time(False)
+        for sock in idle:
+            sock.close()
+        assert in_time(True)
+        running.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -605,6 +1007,13 @@ def test_a_port_in_use_is_one_line(published):
         pytest.raises(EdgeincError, match="cannot listen"),
     ):
         server_of(published.folder, port=running.server_port)
+
+
+@pytest.mark.parametrize("place", [{"port": 70_000}, {"bind": "x" * 70}], ids=["port", "name"])
+def test_an_address_that_cannot_be_is_one_line(published, place):
+    with pytest.raises(EdgeincError, match="cannot listen at") as caught:
+        server_of(published.folder, **{"port": 0, **place})
+    assert "--bind" in caught.value.hint
 
 
 def test_metadata_is_what_the_specification_calls_it(published):

@@ -1,8 +1,12 @@
 """Files come whole or not at all, whatever the network does; nothing is fetched for ever."""
 
+import errno
 import itertools
+import os
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from trust_parts import (
@@ -55,6 +59,98 @@ def test_a_folder_gives_the_same_as_a_server(published, tmp_path, device):
     (device.folder / "got").unlink()
     with pytest.raises(Gone):
         device.take()
+
+
+def cut_short(folder, monkeypatch):
+    file = next(folder.rglob("*.full.zst"))
+    os.truncate(file, SIZE - 1)
+    return file
+
+
+def too_long(folder, monkeypatch):
+    file = next(folder.rglob("*.full.zst"))
+    file.write_bytes(file.read_bytes() + b"more")
+    return file
+
+
+def of_other_bytes(folder, monkeypatch):
+    file = next(folder.rglob("*.full.zst"))
+    file.write_bytes(bytes(SIZE))
+    return file
+
+
+def endless_metadata(folder, monkeypatch):
+    file = folder / "metadata" / "timestamp.json"
+    file.write_bytes(bytes(10**6))
+    return file
+
+
+def gone(folder, monkeypatch):
+    file = next(folder.rglob("*.full.zst"))
+    file.unlink()
+    return file
+
+
+def without_its_head(folder, monkeypatch):
+    file = folder / "metadata" / "timestamp.json"
+    file.unlink()
+    return file
+
+
+def not_to_be_read(folder, monkeypatch):
+    file, real = next(folder.rglob("*.full.zst")), Path.open
+
+    def closed(path, *how):
+        if path == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *how)
+
+    monkeypatch.setattr("edgeinc.update._transport.Path.open", closed)
+    return file
+
+
+def on_a_bad_sector(folder, monkeypatch):
+    file = folder / "metadata" / "timestamp.json"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # reading its first byte is an I/O error
+    return file
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        *((cut_short, "CORRUPT"), (too_long, "CORRUPT"), (of_other_bytes, "CORRUPT")),
+        *((endless_metadata, "CORRUPT"), (gone, "CORRUPT"), (without_its_head, "CORRUPT")),
+        *((not_to_be_read, "DISK"), (on_a_bad_sector, "DISK")),
+    ],
+)
+def test_a_damaged_stick_is_refused_at_once_and_no_network_is_blamed(
+    published, device, monkeypatch, damage, reason
+):
+    device.source = Source.at(str(published.folder))
+    damage(published.folder, monkeypatch)
+    with refused(reason) as caught:
+        device.take()
+    assert device.slept == []
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert not re.search(r"network|server|address|answers|HTTP|connection", said), said
+    assert "copy the repository again" in caught.value.hint
+
+
+def test_what_came_over_the_network_stays_when_a_stick_is_cut_short(published, device, server):
+    server.fault("full.zst", cut(90_000), times=1)
+    server.fault("full.zst", status(503))
+    with refused("NETWORK"):
+        device.take()
+    device.source = Source.at(str(published.folder))
+    file = next(published.folder.rglob("*.full.zst"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50_000])
+    with refused("CORRUPT"):
+        device.take()
+    assert (device.folder / "got.part").stat().st_size > 80_000
+    file.write_bytes(whole)
+    assert device.take() == CONTENT[BLOB]
 
 
 def test_three_cuts_cost_three_resumptions_and_hardly_a_byte(device, server):

@@ -29,7 +29,12 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            "--port", metavar="N", min=0, help="Port; 0 takes a free one.", rich_help_panel=RUN
+            "--port",
+            metavar="N",
+            min=0,
+            max=65_535,
+            help="Port; 0 takes a free one.",
+            rich_help_panel=RUN,
         ),
     ] = 8000,
 ) -> None:

@@ -21,7 +21,7 @@ from edgeinc.schema import Channel, ChannelResult, PublishResult
 _GATES: dict[str, Callable[[str], object]] = {
     "golden_percent": float,
     "max_p95_ms": float,
-    "providers": lambda text: tuple(text.split(",")),
+    "providers": lambda text: tuple(name.strip() for name in text.split(",")),
     "trial_seconds": float,
     "trial_frames": int,
     "max_single_class_percent": float,
@@ -221,10 +221,12 @@ def publish(
     not met; nothing is signed then.
     """
     from edgeinc.update.promote import Wish, promote
-    from edgeinc.update.publish import Terms
     from edgeinc.update.publish import publish as publish_step
+    from edgeinc.update.terms import Terms
 
     wish = Wish(percent, pause, revoke_below, rollback)
+    if channel == "":
+        raise UsageError("--channel names no fleet", hint="--no-channel asks none")
     if no_channel and (channel is not None or wish != Wish()):
         raise UsageError(
             "--no-channel asks no fleet, and other options say how one is asked",
@@ -370,7 +372,9 @@ def _gates(pairs: list[str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if name not in _GATES or not equals:
+        if not equals:
+            raise UsageError(f"--gate '{pair}' is not KEY=VALUE", hint="such as max_p95_ms=40")
+        if name not in _GATES:
             raise UsageError(f"--gate '{pair}' is not a gate", hint=suggest(name, tuple(_GATES)))
         try:
             found[name] = value = _GATES[name](text)

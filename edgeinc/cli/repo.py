@@ -97,6 +97,8 @@ def init(
     """
     from edgeinc.update.ceremony import begin
 
+    if keys == "":
+        raise UsageError("--keys names no folder", hint="such as --keys keys")
     result = begin(
         Path(folder),
         models=model or (),

@@ -12,6 +12,7 @@ how to get it, and one that was asked for is never replaced by another. torch is
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,7 +29,15 @@ from edgeinc.errors import MissingError, UsageError
 from edgeinc.runs import open_run
 from edgeinc.schema import ClassTable, Size, UpdateResult, Way
 
-__all__ = ["Availability", "Runtime", "Session", "open_artifact", "usable"]
+__all__ = [
+    "Availability",
+    "Runtime",
+    "Session",
+    "is_provider",
+    "open_artifact",
+    "providers",
+    "usable",
+]
 
 
 @dataclass(frozen=True)
@@ -201,6 +210,9 @@ class Runtime(ABC):
     """File suffixes it opens; "" stands for a step folder of a run."""
     unasked: ClassVar[bool] = True
     """Whether a benchmark of a run takes it without its being named."""
+    providers: ClassVar[tuple[str, ...]] = ()
+    """What its sessions of exported files name as `provider`; `:N` stands for 1 and on. What no
+    runtime names here cannot be demanded of devices."""
 
     @classmethod
     @abstractmethod
@@ -226,6 +238,18 @@ class Runtime(ABC):
             MissingError: The runtime or the device is not here.
             EdgeincError: The file or its card is missing or damaged.
         """
+
+
+def providers() -> dict[str, tuple[str, ...]]:
+    """What exported files can be computed on, by runtime; whether it is here is not asked."""
+    found = {name: registry.load("runtimes", name).providers for name in registry.names("runtimes")}
+    return {name: names for name, names in found.items() if names}
+
+
+def is_provider(word: str) -> bool:
+    """Whether a session of some runtime can name this as its provider."""
+    names = {re.escape(name) for of in providers().values() for name in of}
+    return any(re.fullmatch(name.replace(":N", ":[1-9][0-9]{0,2}"), word) for name in names)
 
 
 def open_artifact(

@@ -32,6 +32,7 @@ class OnnxRuntime(Runtime):
     """Opens `FILE.onnx`."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    providers: ClassVar[tuple[str, ...]] = (CPU, CUDA)
 
     @classmethod
     def availability(cls) -> Availability:

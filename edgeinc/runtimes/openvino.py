@@ -50,6 +50,7 @@ class OpenVino(Runtime):
     """Opens `FILE.onnx`."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    providers: ClassVar[tuple[str, ...]] = ("CPU",)
 
     @classmethod
     def availability(cls) -> Availability:

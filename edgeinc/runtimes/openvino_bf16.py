@@ -18,6 +18,7 @@ class OpenVinoBf16(Runtime):
     """Opens `FILE.onnx`."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    providers: ClassVar[tuple[str, ...]] = OpenVino.providers
 
     @classmethod
     def availability(cls) -> Availability:

@@ -39,6 +39,7 @@ class TensorRT(Runtime):
     """Opens `FILE.engine`."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".engine",)
+    providers: ClassVar[tuple[str, ...]] = ("cuda", "cuda:N")
 
     @classmethod
     def availability(cls) -> Availability:

@@ -6,8 +6,9 @@ them. They meet in signed files and do not import each other.
 both sides   manifest  delta  _frame  _zstd                what is in a bundle, and its bytes
              roles  keys  disk  refusal                    who may sign what; writing; why not
 publisher    publish  _evidence  _closed_loop  _questions  from an exported file to a signed step
+             terms                                         what it has to meet
              promote  releases                             who gets it; what there is
-             repository  _tree  _signing  _garbage         a repository whose changes are signed
+             repository  _tree  _signing  _garbage  _undo  a repository whose changes are signed
              ceremony  carriers  serving_files  verify     by hand; for others; to try it out
 device       device  orders  keeper  journal  sealed       the update, its rules, and its memory
              enrol  identity  lock                         who it is; one process at a time

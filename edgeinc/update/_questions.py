@@ -1,12 +1,15 @@
 """Golden answers beside those in the file: real images that may be published.
 
-answered(Path("golden.npz"), content, card, gate)      # bytes of the file that devices ask with
+asks = questions(Path("golden.npz"), card)
+answered(asks, content, card, gate)      # bytes of the file that devices ask with
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +24,54 @@ MAX_BYTES = 16 << 20
 """Of the images and answers; every device fetches and keeps them."""
 
 
-def answered(path: Path, content: bytes, card: ArtifactCard, percent: float) -> bytes:
+@dataclass(frozen=True)
+class Questions:
+    """`images` (N, H, W, 3) uint8 RGB of `path`, and the right `ids` (N, H, W) uint8 if known."""
+
+    path: Path
+    images: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.uint8] | None
+
+
+def answered(asks: Questions, content: bytes, card: ArtifactCard, percent: float) -> bytes:
     """What devices will be asked, with the answers that the published file gives here.
 
     Args:
-        path: An .npz file of `images` (N, H, W, 3) uint8 RGB in the artifact's size, and, where
-            known, the right `ids` (N, H, W) uint8.
+        asks: The images.
         content: The published file.
         card: Its card.
         percent: Of the ids of every image that have to be right.
 
     Raises:
-        UsageError: There is no such file, or it holds something else.
         UpdateError: An answer is not right.
     """
-    images, ids = _read(path, card)
     with opened(content, card) as session:
-        answers = np.concatenate([session.run(image[None]) for image in images])
-    if ids is not None:
-        right = 100 * (answers == ids).mean(axis=(1, 2))
+        answers = np.concatenate([session.run(image[None]) for image in asks.images])
+    if asks.ids is not None:
+        right = 100 * (answers == asks.ids).mean(axis=(1, 2))
         worst = int(right.argmin())
         if right[worst] < percent:
             raise UpdateError(
-                f"image {worst} of {path} is answered wrong: {right[worst]:.1f} % of the ids agree,"
-                f" the gate is {percent:g} %",
+                f"image {worst} of {asks.path} is answered wrong: {right[worst]:.1f} % of the ids "
+                f"agree, the gate is {percent:g} %",
                 hint="look at the step, or leave out `ids` where they are another network's",
             )
     packed = io.BytesIO()
-    np.savez_compressed(packed, images=images, ids=answers)
+    np.savez_compressed(packed, images=asks.images, ids=answers)
     return packed.getvalue()
 
 
-def _read(
-    path: Path, card: ArtifactCard
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
+def questions(path: Path, card: ArtifactCard) -> Questions:
+    """Read images of an .npz file, in the artifact's size.
+
+    Raises:
+        UsageError: There is no such file, or it holds something else.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             images: Any = file["images"]
             ids: Any = file.get("ids")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as err:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise UsageError(
             f"{path} holds no golden images: {err}",
             hint="numpy.savez_compressed(FILE, images=images), uint8 (N, H, W, 3)",
@@ -74,4 +86,4 @@ def _read(
         raise UsageError(
             f"ids of {path} are {ids.dtype} {ids.shape}", hint=f"uint8 {images.shape[:3]}"
         )
-    return images, ids
+    return Questions(path, images, ids)

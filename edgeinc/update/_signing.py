@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, TargetFile, Targets
@@ -40,15 +41,23 @@ def advance(metadata: Metadata[Any], role: str, now: datetime) -> None:
 
 
 def sign(metadata: Metadata[Any], signer: Signer) -> None:
-    """Add a signature.
+    """Add a signature, which is looked at as a device will.
 
     Raises:
-        EdgeincError: The key's token or service refuses.
+        EdgeincError: The key's token or service refuses, or signs something else.
     """
+    key = signer.public_key
     try:
-        metadata.sign(signer, append=True)
+        signature = metadata.sign(signer, append=True)
+        key.verify_signature(signature, metadata.signed_bytes)
     except UnsignedMetadataError as err:
         raise EdgeincError(str(err), hint="check your access to the key") from err
+    except UnverifiedSignatureError as err:
+        raise EdgeincError(
+            f"what key {key.keyid[:8]} signed does not verify as {key.scheme}: no device would "
+            "take it, and nothing was written",
+            hint="the token or service signs in another way, or its key was replaced",
+        ) from err
 
 
 def sign_as(
@@ -64,7 +73,7 @@ def sign_as(
     given = [signer for signer in signers if signer.public_key.keyid in wanted.keyids]
     if len({signer.public_key.keyid for signer in given}) < wanted.threshold:
         raise UsageError(
-            f"{role} needs {_count(wanted.threshold, wanted.keyids)}, {len(given)} given",
+            f"{role} needs {_count(wanted.threshold, len(wanted.keyids))}, {len(given)} given",
             hint=f"add --key URI of {_short(wanted.keyids)}",
         )
     for signer in given:
@@ -148,9 +157,18 @@ def set_threshold(role: Role, threshold: int | None, name: str) -> None:
         UsageError: Less than one, or more than the role has keys.
     """
     role.threshold = role.threshold if threshold is None else threshold
-    if not 1 <= role.threshold <= len(role.keyids):
+    refuse_threshold(role.threshold, len(role.keyids), name)
+
+
+def refuse_threshold(threshold: int, keys: int, name: str) -> None:
+    """Refuse a threshold that a role cannot meet with so many keys.
+
+    Raises:
+        UsageError: It is less than one, or more than these.
+    """
+    if not 1 <= threshold <= keys:
         raise UsageError(
-            f"{name} cannot need {_count(role.threshold, role.keyids)}",
+            f"{name} cannot need {_count(threshold, keys)}",
             hint="give more keys, or another --threshold",
         )
 
@@ -183,8 +201,8 @@ def _delegated(delegator: Root | Targets, role: str) -> Role | None:
         return None
 
 
-def _count(needed: int, keyids: Sequence[str]) -> str:
-    return f"{needed} of its {len(keyids)} key{'' if len(keyids) == 1 else 's'}"
+def _count(needed: int, keys: int) -> str:
+    return f"{needed} of its {keys} key{'' if keys == 1 else 's'}"
 
 
 def _short(keyids: Iterable[str] | Mapping[str, Key]) -> str:

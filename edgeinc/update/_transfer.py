@@ -10,22 +10,26 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface
 
-from edgeinc.update._transport import Absent, Broken, Files, Limits, Web
+from edgeinc.update._transport import STILL, Absent, Broken, Files, Lacking, Limits, Web
 from edgeinc.update.disk import Disk
 from edgeinc.update.refusal import Refusal
 
-STILL = "what is served stays served"
+__all__ = ["STILL", "Gone", "Transfer", "is_target"]
+
+_COPY = f"the copy is not whole: copy the repository again; {STILL}"
 _SYNC_BYTES = 4 << 20
 _PROGRESS_BYTES = 65_536
 _LONGEST_WAIT_S = 60.0
 
 
 class Gone(Refusal):
-    """The server does not have, or does not give, a file that is signed: no use to ask again."""
+    """A file that is signed is not there, or is not given: no use to ask again."""
 
     @classmethod
     def of(cls, err: Exception) -> Gone:
-        """The refusal for an answer of the server."""
+        """The refusal for what a server answered, or a folder lacks."""
+        if isinstance(err, Lacking) or isinstance(err.__cause__, Lacking):
+            return cls("CORRUPT", str(err), hint=_COPY)
         return cls("NETWORK", str(err), hint=f"check the repository's address; {STILL}")
 
 
@@ -36,6 +40,7 @@ class Transfer(FetcherInterface):
         self, web: bool, limits: Limits, sleep: Callable[[float], None], disk: Disk
     ) -> None:
         self.received = 0
+        self._web = web
         self._limits, self._sleep, self._disk = limits, sleep, disk
         self._transport: Web | Files = Web(limits) if web else Files()
         self.open_at = self._transport.open_at
@@ -48,7 +53,8 @@ class Transfer(FetcherInterface):
 
         Raises:
             DownloadHTTPError: A 4xx.
-            Refusal: `CORRUPT` when it is longer, `NETWORK` when the last try failed.
+            Refusal: `CORRUPT` when it is longer, `NETWORK` when the last try failed, `DISK` when a
+                folder cannot be read.
         """
         failures = 0
         while True:
@@ -61,7 +67,7 @@ class Transfer(FetcherInterface):
                         raise Refusal(
                             "CORRUPT",
                             f"{url} has more than the {max_length} bytes that it may have",
-                            hint=f"something else answers for the repository; {STILL}",
+                            hint=self._blame("something else answers for the repository"),
                         )
                 return bytes(content)
             except Absent as err:
@@ -74,8 +80,11 @@ class Transfer(FetcherInterface):
         """Wait before the next try, at random around a time that doubles.
 
         Raises:
-            Refusal: `NETWORK`, when that was the last try.
+            Refusal: `NETWORK`, when that was the last try; `CORRUPT` for a file of a folder, which
+                does not grow while one waits.
         """
+        if not self._web:
+            raise Refusal("CORRUPT", str(err), hint=_COPY) from err
         if failures >= self._limits.attempts:
             raise Refusal(
                 "NETWORK", str(err), hint=f"repeat when the network is better; {STILL}"
@@ -83,11 +92,15 @@ class Transfer(FetcherInterface):
         seconds = self._limits.backoff_s * 2.0 ** max(0, failures - 1)
         self._sleep(min(seconds, _LONGEST_WAIT_S) * random.uniform(0.5, 1.5))
 
+    def _blame(self, text: str) -> str:
+        """The way out, where what came is not what was signed."""
+        return f"{text}; {STILL}" if self._web else _COPY
+
     def download(self, place: str, wanted: TargetFile, to: Path, *, budget_bytes: int) -> None:
         """Bring a file to `to`, through `to`.part.
 
         Raises:
-            Refusal: `BUDGET`, `CORRUPT` or `NETWORK`.
+            Refusal: `BUDGET`, `CORRUPT` or `NETWORK`, or `DISK` when a folder cannot be read.
             Gone: The other side does not give it.
             OSError: The disk is full, or does not work.
         """
@@ -106,7 +119,7 @@ class Transfer(FetcherInterface):
             raise Refusal(
                 "CORRUPT",
                 f"{wanted.path} is not the file that was signed",
-                hint=f"the server, or something on the way, changed it; {STILL}",
+                hint=self._blame("the server, or something on the way, changed it"),
             )
         self._disk.rename(part, to)
         self._disk.fsync_folder(to.parent)
@@ -164,7 +177,7 @@ class Transfer(FetcherInterface):
                     raise Refusal(
                         "CORRUPT",
                         f"{part.name} gets more bytes than were signed",
-                        hint=f"something else answers for the repository; {STILL}",
+                        hint=self._blame("something else answers for the repository"),
                     )
                 held += chunk
                 if self.received > last:

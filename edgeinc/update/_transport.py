@@ -1,7 +1,8 @@
 """Bytes from a web server or a folder, from any offset, and no slower than a limit.
 
 `open_at` answers with what the other side offers; what is wrong is one of two: `Broken` may go
-better the next time, `Absent` will not. Nothing here trusts anything it reads.
+better the next time, `Absent` will not. In a folder nothing does. Nothing here trusts anything it
+reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Timer
@@ -22,6 +23,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from edgeinc.update.refusal import Refusal
+
+STILL = "what is served stays served"
 _CHUNK_BYTES = 65_536
 _AGAIN = {408, 425, 429}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -37,6 +41,10 @@ class Absent(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Lacking(Absent):
+    """A folder has no such file."""
 
 
 @dataclass(frozen=True)
@@ -160,26 +168,35 @@ class Files:
         """Open a file at an offset; `etag` has no meaning here.
 
         Raises:
-            Broken, Absent: See there.
+            Lacking: There is no such file.
+            Refusal: `DISK`, it cannot be read.
         """
         path = Path(url)
-        try:
+        with _readable(path):
             size = path.stat().st_size if path.is_file() else -1
-        except OSError as err:
-            raise Broken(f"{url}: {err.strerror}") from err
         if size < 0:
-            raise Absent(f"{url}: no such file", 404)
+            raise Lacking(f"{url}: no such file", 404)
         start = start if start <= size else 0
         return Reply(start, size - start, "", self._chunks(path, start))
 
     def _chunks(self, path: Path, start: int) -> Iterator[bytes]:
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                while chunk := file.read(_CHUNK_BYTES):
-                    yield chunk
-        except OSError as err:
-            raise Broken(f"{path}: {err.strerror}") from err
+        with _readable(path), path.open("rb") as file:
+            file.seek(start)
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say at once that a file of a folder cannot be read: waiting changes no permission."""
+    try:
+        yield
+    except OSError as err:
+        raise Refusal(
+            "DISK",
+            f"{path} cannot be read: {err.strerror}",
+            hint=f"check the folder and who may read it, or copy the repository again; {STILL}",
+        ) from err
 
 
 def _reason(err: BaseException) -> str:

@@ -12,7 +12,8 @@ of everything else, so what it does not name does not exist. Every file is repla
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,12 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, TargetFile, Targe
 
 from edgeinc.errors import EdgeincError, UsageError
 from edgeinc.runs import write_atomic
+from edgeinc.update._undo import taken_back
+from edgeinc.update.roles import kind_of
 
 T = TypeVar("T", Root, Snapshot, Targets, Timestamp)
+_LOCK = ".lock"
+_METADATA = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9_-]+)\.json")
 _RESTORE = "restore the repository from a copy"
 
 
@@ -53,6 +58,30 @@ class Published:
         raise UsageError(
             f"there is no role {role}", hint=f"roles: {', '.join(['root', *self.roles])}"
         )
+
+    def parent(self, role: str, model: str) -> str:
+        """The role that names the keys of a delegated one, which may be new.
+
+        Args:
+            role: model-NAME, channel-FLEET or site-NAME.
+            model: The model of a site that is new, else "".
+
+        Raises:
+            UsageError: No such model, or it is not the role's.
+        """
+        if model and kind_of(role) != "site":
+            raise UsageError(
+                f"{role} lies below no model", hint="leave out --model: sites have one"
+            )
+        wanted = f"model-{model}" if model else "targets"
+        if role in self.roles:
+            held = self.delegator(role)[0]
+            if model and held != wanted:
+                raise UsageError(f"{role} belongs to {held}", hint="name the site differently")
+            return held
+        if wanted not in self.roles:
+            raise UsageError(f"there is no model {model}", hint="see `edgeinc repo ls`")
+        return wanted
 
     def versions(self) -> dict[str, int]:
         """Of `roles`."""
@@ -91,12 +120,40 @@ class Tree:
             EdgeincError: Another process holds it.
         """
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with FileLock(self.folder / _LOCK, timeout=0):
                 yield
         except Timeout as err:
             raise EdgeincError(
                 f"{self.folder} is being changed by another process", hint="repeat when it ended"
             ) from err
+
+    def refuse_used(self) -> None:
+        """Refuse a folder for a new repository that holds something; a lock is nothing.
+
+        Raises:
+            UsageError: It does.
+        """
+        if self.folder.exists() and any(f.name != _LOCK for f in self.folder.iterdir()):
+            raise UsageError(f"{self.folder} is not empty", hint="name a new folder")
+
+    @contextmanager
+    def made(self, roles: Collection[str]) -> Iterator[None]:
+        """Hold a new repository for writing its first metadata; nothing is left where that fails.
+
+        Args:
+            roles: Whose version 1 is written, beside the timestamp.
+
+        Raises:
+            UsageError: The folder holds something.
+            EdgeincError: Another process holds it.
+        """
+        with taken_back(self.metadata) as files:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.lock():
+                self.refuse_used()  # another process may have been faster
+                files += (self.metadata / f"1.{role}.json" for role in roles)
+                files += (self.metadata / "timestamp.json", self.folder / _LOCK)
+                yield
 
     def read(self) -> Published:
         """What is published, every signature checked; expired metadata is read, too.
@@ -127,7 +184,9 @@ class Tree:
             UsageError: The folder is not a repository.
             EdgeincError: The file is damaged.
         """
-        versions = [int(file.name.split(".")[0]) for file in self.metadata.glob("*.root.json")]
+        files = (file for file in self.metadata.glob("*.root.json") if file.is_file())
+        names = [role_in(file.name) for file in files]
+        versions = [found[0] for found in names if found and found[1] == "root"]
         if not versions:
             raise UsageError(
                 f"{self.folder} is not a repository", hint="make one with `edgeinc repo init DIR`"
@@ -142,7 +201,12 @@ class Tree:
         """
         if not self.pending.is_file():
             return None
-        new = self.load(Root, self.pending.name, self.pending.parent)
+        try:
+            new = self.load(Root, self.pending.name, self.pending.parent)
+        except EdgeincError as err:
+            raise EdgeincError(
+                err.message, hint="remove the file and begin again: no device has seen it"
+            ) from err
         # A publisher that ended right after it published a root left its copy here.
         return new if new.signed.version > self.root().signed.version else None
 
@@ -195,6 +259,18 @@ class Tree:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
+
+
+def role_in(name: str) -> tuple[int, str] | None:
+    """Version and role of which a file of metadata is by its name.
+
+    None for what is not from here: a file manager or an editor leaves its own beside it.
+    """
+    found = _METADATA.fullmatch(name)
+    try:
+        return (int(found[1]), found[2]) if found and kind_of(found[2]) else None
+    except UsageError:
+        return None
 
 
 def _names(snapshot: Snapshot) -> set[str]:

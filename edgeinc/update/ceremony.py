@@ -9,10 +9,13 @@ from securesystemslib.signer import Key, Signer
 
 from edgeinc.errors import UsageError
 from edgeinc.schema import RepoChange
+from edgeinc.update._signing import refuse_threshold
+from edgeinc.update._undo import taken_back
 from edgeinc.update.keys import Secret, generate, public_key, signer_of, signers_of
 from edgeinc.update.repository import Repository
 from edgeinc.update.roles import TOP, channel_role, kind_of, model_role
 
+_FILE = "file:"
 _ROOT_KEYS = 3
 _FOLDERS = {"root": "offline", "targets": "offline", "snapshot": "online", "timestamp": "online"}
 """Where a key lies that is made; those of models and fleets belong to their teams."""
@@ -40,9 +43,9 @@ def begin(
         secret: Asks for the PIN of a token.
 
     Raises:
-        UsageError: A role without a key, a name that is none, or a folder that is in use; nothing
-            was made.
+        UsageError: A role without a key, a name that is none, or a folder that is in use.
         MissingError, EdgeincError: As `signers_of`.
+        RunError: The disk is full. Whatever is raised, nothing is left of what was made.
     """
     roles = [*TOP, *map(model_role, models), *map(channel_role, fleets)]
     keys: dict[str, list[Signer]] = {role: [] for role in roles}
@@ -52,18 +55,22 @@ def begin(
         keys[role] += signers_of([uri], secret=secret)
     repository = Repository(folder)
     repository.check_new()
-    files: list[Path] = []
+    wanted: dict[str, list[Path]] = {}
     if made is not None:
         if made.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{made} would be offered to everyone", hint="keys lie elsewhere")
-        files = [file for role in roles if not keys[role] for file in _files(made, role)]
-        for file in files:
-            if file.exists():
-                raise UsageError(f"the key {file} exists", hint="name another folder with --keys")
-        for role in roles:
-            if not keys[role]:
-                keys[role] = [generate(file) for file in _files(made, role)]
-    done = repository.create(keys, threshold=threshold)
+        refuse_threshold(threshold, len(keys["root"]) or _ROOT_KEYS, "root")
+        wanted = {role: _files(made, role) for role in keys if not keys[role]}
+    files = [file for role in wanted for file in wanted[role]]
+    for file in files:
+        if file.exists():
+            raise UsageError(f"the key {file} exists", hint="name another folder with --keys")
+    with taken_back(*(file.parent for file in files)) as mine:
+        for role in wanted:
+            for file in wanted[role]:
+                keys[role].append(generate(file))
+                mine.append(file)
+        done = repository.create(keys, threshold=threshold)
     return RepoChange(done.folder, done.versions, True, (), tuple(map(str, files)))
 
 
@@ -89,33 +96,49 @@ def rotate(
         secret: Asks for the PIN of a token.
 
     Raises:
-        UsageError, MissingError, EdgeincError: As `Repository.rotate` and `signers_of`.
+        UsageError, MissingError, EdgeincError: As `Repository.rotate` and `signers_of`. Keys that
+            were made are gone then, unless something that was written names them.
     """
     kind_of(role)
     signers = signers_of(given, secret=secret)
-    files: list[str] = []
+    paths = {uri: Path(uri.removeprefix(_FILE)) for uri in new if _is_file(uri)}
     keys: list[Key] = []
-    try:
+    fresh: list[str] = []
+    with taken_back(*(path.parent for path in paths.values())) as mine:
         for uri in new:
-            path = Path(uri.removeprefix("file:"))
-            if uri.startswith("file:") and not path.exists():
-                if path.resolve().is_relative_to(folder.resolve()):
+            if uri in paths and not paths[uri].exists():
+                if paths[uri].resolve().is_relative_to(folder.resolve()):
                     raise UsageError(
-                        f"{path} would be offered to everyone", hint="keys lie elsewhere"
+                        f"{paths[uri]} would be offered to everyone", hint="keys lie elsewhere"
                     )
-                generate(path)
-                files.append(str(path))
+                fresh.append(generate(paths[uri]).public_key.keyid)
+                mine.append(paths[uri])
             keys.append(public_key(uri, secret=secret))
             if not _only_public(uri):
                 signers.append(signer_of(uri, secret=secret))
-        done = Repository(folder).rotate(
-            role, keys, signers=signers, threshold=threshold, model=model
-        )
-    except BaseException:
-        for file in files:  # a key that signs nothing is only in the way
-            Path(file).unlink()
-        raise
-    return RepoChange(done.folder, done.versions, done.published, done.missing, tuple(files))
+        files = tuple(map(str, mine))
+        try:
+            done = Repository(folder).rotate(
+                role, keys, signers=signers, threshold=threshold, model=model
+            )
+        except BaseException:
+            if _are_named(folder, fresh):
+                mine.clear()
+            raise
+    return RepoChange(done.folder, done.versions, done.published, done.missing, files)
+
+
+def _are_named(folder: Path, keyids: Iterable[str]) -> bool:
+    """Whether something that was written names one of the keys, which then may have to sign.
+
+    A root is in force as soon as it is there, also where the timestamp could not follow.
+    """
+    written = [*(folder / "metadata").glob("*.json"), *(folder / "pending").glob("*.json")]
+    try:
+        content = b"".join(file.read_bytes() for file in written)
+    except OSError:
+        return True  # rather a key too many
+    return any(keyid.encode() in content for keyid in keyids)
 
 
 def _files(folder: Path, role: str) -> list[Path]:
@@ -125,6 +148,10 @@ def _files(folder: Path, role: str) -> list[Path]:
     return [where / f"{role}.pem"]
 
 
+def _is_file(uri: str) -> bool:
+    return uri.startswith(_FILE) and uri != _FILE
+
+
 def _only_public(uri: str) -> bool:
-    path = Path(uri.removeprefix("file:"))
-    return uri.startswith("file:") and b"PUBLIC KEY" in path.read_bytes()
+    path = Path(uri.removeprefix(_FILE))
+    return _is_file(uri) and b"PUBLIC KEY" in path.read_bytes()

@@ -11,16 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root
-from tuf.api.serialization import DeserializationError
-
 from edgeinc import registry
 from edgeinc.errors import UsageError
 from edgeinc.schema import DeviceConfig, State, to_json
 from edgeinc.update import journal, slots
 from edgeinc.update.disk import Disk, refusing
-from edgeinc.update.fetch import Source
+from edgeinc.update.fetch import Source, refuse_no_root
 from edgeinc.update.identity import CACHE, CONFIG, DOWNLOADS, SLOTS, TRUST
 from edgeinc.update.lock import LOCK, alone
 from edgeinc.update.manifest import read
@@ -113,20 +109,7 @@ def _refuse(config: DeviceConfig, trust: bytes) -> None:
     Source.at(config.repository)
     if "://" in config.repository and not urlsplit(config.repository).hostname:
         raise UsageError(f"'{config.repository}' names no server", hint="https://HOST/PATH")
-    try:
-        metadata = Metadata.from_bytes(trust)
-        signed = metadata.signed
-        if not isinstance(signed, Root):
-            raise UsageError(
-                f"this is the metadata of {signed.type}, and a device begins with a root",
-                hint="--trust 1.root.json, from the repository's metadata folder",
-            )
-        signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, DeserializationError, ValueError) as err:
-        raise UsageError(
-            f"this is no root metadata that its own keys signed: {err}",
-            hint="--trust 1.root.json, from the repository's metadata folder",
-        ) from err
+    refuse_no_root(trust)
 
 
 def _refuse_other_model(root: Path, state: State | None, model: str) -> None:

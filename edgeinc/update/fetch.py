@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater
 
@@ -294,6 +294,27 @@ class Trusted:
         return f"{self._source.targets.rstrip('/')}/{name}"
 
 
+def refuse_no_root(content: bytes) -> None:
+    """Refuse what no device can begin with.
+
+    Raises:
+        UsageError: It is no root metadata that its own keys signed.
+    """
+    hint = "1.root.json, from the metadata folder of the repository"
+    try:
+        metadata = Metadata.from_bytes(content)
+        signed = metadata.signed
+        if not isinstance(signed, Root):
+            raise UsageError(
+                f"this is the metadata of {signed.type}, and a device begins with a root", hint=hint
+            )
+        signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
+    except (tuf_errors.RepositoryError, ValueError) as err:
+        raise UsageError(
+            f"this is no root metadata that its own keys signed: {err}", hint=hint
+        ) from err
+
+
 def _is_web(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
@@ -342,10 +363,11 @@ def _refusing(place: str) -> Iterator[None]:
             "CORRUPT", f"{place}: {err}", hint=f"files of different versions are offered; {STILL}"
         ) from err
     except DeserializationError as err:
+        why = "a login page of the network, or a wrong address"
+        if not _is_web(place):
+            why = "a damaged copy, or a wrong folder"
         raise Refusal(
-            "CORRUPT",
-            f"{place} answers with something that is not metadata",
-            hint=f"a login page of the network, or a wrong address; {STILL}",
+            "CORRUPT", f"{place} gives something that is not metadata", hint=f"{why}; {STILL}"
         ) from err
     except (tuf_errors.RepositoryError, ValueError) as err:
         raise Refusal(

@@ -35,6 +35,7 @@ from securesystemslib.signer import (
 )
 
 from edgeinc.errors import EdgeincError, MissingError, UsageError
+from edgeinc.runs import disk_may_fill
 
 Secret = Callable[[str], str]
 """Asks for a secret by its name ("pin") and returns it."""
@@ -49,20 +50,27 @@ def generate(path: Path) -> Signer:
 
     Raises:
         UsageError: The file exists.
+        RunError: The disk is full; no file is left.
         OSError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     signer = CryptoSigner.generate_ed25519()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as err:
-        raise UsageError(
-            f"the key {path} exists", hint="use it with --key, or name another folder with --keys"
-        ) from err
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(signer.private_bytes)
-        file.flush()
-        os.fsync(file.fileno())
+    with disk_may_fill(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as err:
+            raise UsageError(
+                f"the key {path} exists",
+                hint="use it with --key, or name another folder with --keys",
+            ) from err
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(signer.private_bytes)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()  # half a key is none, and in the way of the next try
+            raise
     return signer
 
 
@@ -78,7 +86,7 @@ def signers_of(uris: Iterable[str], *, secret: Secret | None = None) -> list[Sig
     found: list[Signer] = []
     for uri in uris:
         folder = Path(uri.removeprefix(_FILE))
-        if uri.startswith(_FILE) and folder.is_dir():
+        if uri.startswith(_FILE) and uri != _FILE and folder.is_dir():
             files = sorted(folder.rglob("*.pem"))
             if not files:
                 raise UsageError(f"no .pem file below {folder}", hint="name the folder of the keys")
@@ -94,7 +102,7 @@ def signer_of(uri: str, *, secret: Secret | None = None) -> Signer:
     Raises:
         UsageError, MissingError, EdgeincError: As `signers_of`.
     """
-    if uri.startswith(_FILE):
+    if uri.startswith(_FILE) and uri != _FILE:
         return _from_file(Path(uri.removeprefix(_FILE)))
     scheme = uri.partition(":")[0]
     if scheme not in _IMPORTS:
@@ -102,6 +110,8 @@ def signer_of(uri: str, *, secret: Secret | None = None) -> Signer:
     try:
         full, public = _IMPORTS[scheme](uri, secret)
         return Signer.from_priv_key_uri(full, public, secret)
+    except EdgeincError:
+        raise
     except UnsupportedLibraryError as err:
         fix = '"edgeinc[hsm]"' if scheme == "hsm" else "it beside edgeinc"
         raise MissingError(f"{uri}: {err}", hint=f"pip install {fix}") from err
@@ -117,7 +127,7 @@ def public_key(uri: str, *, secret: Secret | None = None) -> Key:
     Raises:
         UsageError, MissingError, EdgeincError: As `signers_of`.
     """
-    if uri.startswith(_FILE):
+    if uri.startswith(_FILE) and uri != _FILE:
         path = Path(uri.removeprefix(_FILE))
         content = _content(path)
         if b"PUBLIC KEY" in content:
@@ -162,12 +172,17 @@ def _no_key(path: Path, half: str) -> UsageError:
 def _hsm(uri: str, secret: Secret | None) -> tuple[str, SSlibKey]:
     parts = urlparse(uri)
     label = parse_qs(parts.query).get("label", [None])[0]
+    if parts.path and not parts.path.isdecimal():
+        raise UsageError(f"'{uri}' is not a key: its ID is a number", hint="hsm:ID?label=TOKEN")
     return HSMSigner.import_(int(parts.path) if parts.path else None, label, secret)
 
 
 def _azure(uri: str, secret: Secret | None) -> tuple[str, SSlibKey]:
     parts = urlparse(uri)
-    return AzureSigner.import_(parts.netloc.partition(".")[0], parts.path.split("/")[2])
+    path = parts.path.split("/")
+    if not parts.netloc or len(path) < 3:
+        raise UsageError(f"'{uri}' is not a key", hint="azurekms://VAULT.vault.azure.net/keys/NAME")
+    return AzureSigner.import_(parts.netloc.partition(".")[0], path[2])
 
 
 def _named(kind: Any) -> Callable[[str, Secret | None], tuple[str, SSlibKey]]:

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from edgeinc.errors import EdgeincError, UpdateError
-from edgeinc.schema import Channel, Manifest, from_json, to_dict
+from edgeinc.schema import Channel, DeviceGates, Manifest, from_json, to_dict
 from edgeinc.update.roles import is_of_model
 
 MAX_BYTES = 1 << 20
@@ -128,7 +128,7 @@ def _read(
         )
     try:
         plain = json.loads(content)
-        problem = _schema_problem(kind, plain) or next(_text_problems(plain), "")
+        problem = _schema_problem(kind, plain) or next(text_problems(plain), "")
         if not problem and _canonical(plain) != content:
             problem = "it is not canonical JSON (RFC 8785)"
     except (ValueError, RecursionError) as err:
@@ -165,8 +165,13 @@ def _schema_problem(kind: type[Document], plain: Any) -> str:
     return f"schema is {str(said)[:40]!r}, this edgeinc reads {known!r}"
 
 
-def _text_problems(plain: Any, place: str = "") -> Iterator[str]:
-    """Lists and texts that are too long, and texts that could hide something."""
+def text_problems(plain: Any, place: str = "") -> Iterator[str]:
+    """Lists and texts that are too long, and texts that could hide something.
+
+    Args:
+        plain: What a document is made of.
+        place: Of it in the document, such as `notes`; "" for all of it.
+    """
     if isinstance(plain, str):
         limit = MAX_NOTES if place == "notes" else MAX_TEXT
         if len(plain) > limit:
@@ -181,8 +186,8 @@ def _text_problems(plain: Any, place: str = "") -> Iterator[str]:
         items = plain.items() if isinstance(plain, dict) else enumerate(plain)
         for key, value in items:
             if isinstance(key, str):
-                yield from _text_problems(key, f"a key of {place or 'top level'}")
-            yield from _text_problems(value, f"{place}.{key}" if place else str(key))
+                yield from text_problems(key, f"a key of {place or 'top level'}")
+            yield from text_problems(value, f"{place}.{key}" if place else str(key))
 
 
 def _manifest_problems(m: Manifest) -> Iterator[str]:
@@ -217,7 +222,15 @@ def _manifest_problems(m: Manifest) -> Iterator[str]:
     yield from _class_problems(m)
     yield from _blob_problems(m)
     yield from _score_problems(m)
-    gates = m.gates
+    yield from gate_problems(m.gates)
+    yield from _within("requires.free_bytes", m.requires.free_bytes, 0, 1 << 50)
+
+
+def gate_problems(gates: DeviceGates) -> Iterator[str]:
+    """Values that no device could be held to.
+
+    Which providers there are is not asked here: a device may have a runtime of its own.
+    """
     for what, percent in (
         ("golden_percent", gates.golden_percent),
         ("max_single_class_percent", gates.max_single_class_percent),
@@ -227,7 +240,6 @@ def _manifest_problems(m: Manifest) -> Iterator[str]:
     yield from _within("gates.max_p95_ms", gates.max_p95_ms, 0, 1e6)
     yield from _within("gates.trial_seconds", gates.trial_seconds, 0, MAX_TRIAL_SECONDS)
     yield from _within("gates.trial_frames", gates.trial_frames, 0, MAX_TRIAL_FRAMES)
-    yield from _within("requires.free_bytes", m.requires.free_bytes, 0, 1 << 50)
 
 
 def _class_problems(m: Manifest) -> Iterator[str]:

@@ -59,7 +59,8 @@ def promote(
         keys: URIs of what signs: the fleet's key and the online ones.
         fleet: Its name; None is the only one there is.
         step: The step; None is the one it is asked for now.
-        site: The site that published the step; "" for the model's own.
+        site: The site that published `step`; "" for the model's own. The step that the fleet is
+            asked for now says itself whose it is.
         wish: How it is asked.
         dry_run: Do all but sign; needs no key.
         secret: Asks for the PIN of a token.
@@ -76,6 +77,8 @@ def promote(
     refuse_missing_keys(repository, [channel_role(name)], None if dry_run else signers)
     seen = repository.versions()
     now = channel_of(repository, name)
+    if step is None and now is not None:
+        site = _site_of(now, site)
     release = _release(repository, name, now, step, site)
     channel = asked(now, name, release.manifest, wish or Wish())
     channel = replace(channel, manifest=release.path, bundle_id=release.bundle_id)
@@ -100,16 +103,18 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         wish: How.
 
     Raises:
-        UsageError: The fleet has another model, the step is older or revoked, or the wish revokes
-            the step itself.
+        UsageError: A percent or step that cannot be, the fleet has another model, the step is older
+            or revoked, or the wish revokes the step itself, or what others of the fleet serve.
     """
+    _refuse_impossible(wish)
     if now is not None and now.model != new.model:
         raise UsageError(
             f"fleet {fleet} has {now.model}, and this is {new.model}",
             hint="name another fleet with --channel FLEET, or --no-channel",
         )
     same = now is not None and now.step == new.step
-    floor = now.revoke_below if now and wish.revoke_below is None else wish.revoke_below or 0
+    before = now.revoke_below if now else 0
+    floor = before if wish.revoke_below is None else wish.revoke_below
     if new.step < floor:
         raise UsageError(
             f"step {new.step} is revoked: no device may serve one below step {floor}",
@@ -123,7 +128,7 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
     draft = now if now is not None and same else None
     percent = 100.0 if draft is None else draft.percent
     paused = False if draft is None else draft.paused
-    return Channel(
+    channel = Channel(
         fleet=fleet,
         model=new.model,
         manifest="",
@@ -136,6 +141,34 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
         rollback=wish.rollback or (draft is not None and draft.rollback),
         updated=written_now(),
     )
+    if floor > before:
+        _refuse_half_revoked(channel)
+    return channel
+
+
+def _refuse_half_revoked(channel: Channel) -> None:
+    """Devices that are not asked for a step may serve any that was allowed so far, and go on."""
+    if channel.percent == 100 and not channel.paused:
+        return
+    some = "nobody, as it is paused" if channel.paused else f"{channel.percent:g} % of the fleet"
+    raise UsageError(
+        f"steps below {channel.revoke_below} cannot be revoked while step {channel.step} is "
+        f"offered to {some}: other devices would go on serving them",
+        hint=f"ask everyone: --percent 100 --resume --revoke-below {channel.revoke_below}; or "
+        "revoke once the step is everywhere",
+    )
+
+
+def _refuse_impossible(wish: Wish) -> None:
+    if wish.percent is not None and not 0 <= wish.percent <= 100:  # nan is not, either
+        raise UsageError(
+            f"percent is {wish.percent}, not within 0 and 100", hint="such as --percent 10"
+        )
+    if wish.revoke_below is not None and wish.revoke_below < 0:
+        raise UsageError(
+            f"revoke_below is {wish.revoke_below}, and steps count from 0",
+            hint="0 revokes nothing; N revokes every step below N",
+        )
 
 
 def fleet_of(repository: Repository, fleet: str | None) -> str:
@@ -197,7 +230,28 @@ def _release(
             return release
     steps = ", ".join(str(r.manifest.step) for r in found if r.site == site) or "none"
     wanted = now.step if step is None and now is not None else step
-    raise UsageError(f"step {wanted} of {model} is not published", hint=f"steps there are: {steps}")
+    sites = [r.name for r in repository.listing().roles if r.name.startswith("site-")]
+    more = "; the steps of a site are named with --site NAME" if sites and not site else ""
+    raise UsageError(
+        f"step {wanted} of {model} is not published", hint=f"steps there are: {steps}{more}"
+    )
+
+
+def _site_of(now: Channel, site: str) -> str:
+    """The site whose step a fleet is asked for, "" where it is the model's own.
+
+    Raises:
+        UsageError: Another site was named.
+    """
+    part = now.manifest.split("/")[2]
+    held = part.partition("-")[2] if part.startswith("site-") else ""
+    if site and site != held:
+        whose = f"site {held}" if held else f"the model {now.model}"
+        raise UsageError(
+            f"fleet {now.fleet} is asked for step {now.step} of {whose}, not of site {site}",
+            hint="leave out --site, or name a step of the site with --step N",
+        )
+    return held
 
 
 def _only_model(repository: Repository) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeinc import registry
@@ -22,7 +22,6 @@ from edgeinc.data import Data
 from edgeinc.errors import UsageError, as_typed
 from edgeinc.progress import SILENT, Progress
 from edgeinc.runs import open_run
-from edgeinc.runtimes import _golden
 from edgeinc.runtimes._head import HEAD_WEIGHT
 from edgeinc.runtimes._onnx_file import metadata
 from edgeinc.runtimes._update import Candidate, read_candidate, refuse_not_finite
@@ -31,60 +30,30 @@ from edgeinc.schema import (
     BundleArtifact,
     BundleMethod,
     BundleParent,
-    DeviceGates,
     Manifest,
     PublishResult,
     Requirements,
 )
-from edgeinc.update._closed_loop import BASES, MAX_LOSS, Base, Fixed, close
+from edgeinc.update._closed_loop import BASES, Base, Fixed, close
 from edgeinc.update._evidence import Judge, score_of, unmet
 from edgeinc.update._frame import split
-from edgeinc.update._questions import answered
-from edgeinc.update.delta import BITS, EXACT_ONLY
+from edgeinc.update._questions import answered, questions
 from edgeinc.update.keys import Secret, signers_of
-from edgeinc.update.manifest import bundle_id, refuse_other_classes, write
+from edgeinc.update.manifest import (
+    MAX_NOTES,
+    bundle_id,
+    refuse_other_classes,
+    text_problems,
+    write,
+)
 from edgeinc.update.promote import Wish, asked, fleet_of, refuse_missing_keys
 from edgeinc.update.releases import MANIFEST, Release, artifact_of, channel_of, releases
 from edgeinc.update.repository import Repository
 from edgeinc.update.roles import channel_path, channel_role, model_role, release_path, site_role
+from edgeinc.update.terms import Terms, gates_of, refuse_impossible
 
 OLDEST = "0.1.0"
 """The oldest edgeinc that reads what this one publishes."""
-GATES = DeviceGates(
-    golden_percent=0.0,
-    max_p95_ms=None,
-    providers=(),
-    trial_seconds=300.0,
-    trial_frames=500,
-    max_single_class_percent=98.0,
-    min_agreement_old_percent=None,
-)
-"""What devices demand unless told; the golden percent is that of the artifact's precision."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a step has to meet, here and on devices.
-
-    Attributes:
-        bits: Of the integers of a delta that are tried first: 8, 6 or 4; 0 for an exact one.
-        max_miou_loss: Points of mIoU that the delta may cost against the exported file.
-        min_miou: Percent that the published file has to reach; None for any.
-        max_drop: Points that the parent's classes may lose on average; None for any.
-        unscored: Publish without a score.
-        new_graph: The graph may be another than the parent's.
-        replace: The newest step may be published already; this is another file for it.
-        gates: What devices demand before they serve it.
-    """
-
-    bits: int = 6
-    max_miou_loss: float = MAX_LOSS
-    min_miou: float | None = None
-    max_drop: float | None = None
-    unscored: bool = False
-    new_graph: bool = False
-    replace: bool = False
-    gates: Mapping[str, object] | None = None
 
 
 def publish(
@@ -135,10 +104,10 @@ def publish(
         EdgeincError: A file or the repository is damaged, or another publisher was faster.
     """
     repository, terms, wish = Repository(folder), terms or Terms(), wish or Wish()
+    refuse_impossible(terms)
+    _refuse_notes(notes)
     candidate = read_candidate(exported_file(Path(target)))
     card = candidate.card
-    if terms.bits not in (*BITS, EXACT_ONLY):
-        raise UsageError(f"a delta cannot have {terms.bits} bits", hint="8, 6, 4, or 0 for exact")
     role = site_role(site) if site else model_role(card.model)
     fleet = fleet_of(repository, fleet)
     roles = [role, *([channel_role(fleet)] if fleet else [])]
@@ -150,6 +119,7 @@ def publish(
     draft = _draft(candidate, older[0] if older else None, terms, notes)
     _refuse_published([r for r in held if r.site == site], draft, folder, terms)
     channel = asked(channel_of(repository, fleet), fleet, draft, wish) if fleet else None
+    asked_first = None if golden is None else questions(golden, card)
     refuse_not_finite(candidate)
 
     bases = [Base(r.manifest.step, artifact_of(repository, r)) for r in older[:BASES]]
@@ -166,8 +136,8 @@ def publish(
         progress=progress,
     )
     files = _files(fixed, card.model, card.step, site)
-    if golden is not None:
-        content = answered(golden, fixed.content, card, draft.gates.golden_percent)
+    if asked_first is not None:
+        content = answered(asked_first, fixed.content, card, draft.gates.golden_percent)
         path = release_path(card.model, card.step, "golden.npz", site=site)
         files.append((_blob("golden", path, content, "npz"), content))
     manifest = _finished(draft, candidate, fixed, bases, judge, [blob for blob, _ in files])
@@ -237,6 +207,12 @@ def exported_file(target: Path) -> Path:
     return files[-1]
 
 
+def _refuse_notes(notes: str) -> None:
+    problem = next(text_problems(notes, "notes"), "")
+    if problem:
+        raise UsageError(problem, hint=f"--notes takes plain lines, {MAX_NOTES} characters")
+
+
 def _refuse_published(mine: Sequence[Release], draft: Manifest, folder: Path, terms: Terms) -> None:
     """Steps come in order, and another file for one is asked for.
 
@@ -293,7 +269,7 @@ def _draft(candidate: Candidate, parent: Release | None, terms: Terms, notes: st
         background=card.background,
         blobs=(),
         metrics=None,
-        gates=_gates(card.precision, terms.gates or {}),
+        gates=gates_of(card.precision, terms.gates or {}),
         requires=Requirements(edgeinc=OLDEST, runtimes=(), free_bytes=0),
         topology_changed=False,
         notes=notes,
@@ -359,14 +335,6 @@ def _files(fixed: Fixed, model: str, step: int, site: str) -> list[tuple[Blob, b
 def _blob(kind: str, target: str, content: bytes, codec: str) -> Blob:
     digest = hashlib.sha256(content).hexdigest()
     return Blob(kind, target, len(content), digest, "", codec)  # type: ignore[arg-type]
-
-
-def _gates(precision: str, given: Mapping[str, object]) -> DeviceGates:
-    return replace(
-        GATES,
-        golden_percent=_golden.gate(precision),
-        **given,  # type: ignore[arg-type]
-    )
 
 
 def _data_free(method: str, step: int) -> bool:

@@ -109,7 +109,7 @@ class Repository:
                 content = file.read_bytes() if file.is_file() else b""
                 if target_of(path, content) != target:
                     raise EdgeincError(
-                        f"{file} is not as it was signed", hint="publish the step again"
+                        f"{file} is not as it was signed", hint="restore the file from a copy"
                     )
                 return content
         return None
@@ -118,8 +118,7 @@ class Repository:
 
     def check_new(self) -> None:
         """Raise a `UsageError` when the folder holds something already."""
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder} is not empty", hint="name a new folder")
+        self._tree.refuse_used()
 
     def create(self, keys: Mapping[str, Sequence[Signer]], *, threshold: int = 2) -> RepoChange:
         """Make the repository.
@@ -131,6 +130,7 @@ class Repository:
         Raises:
             UsageError: The folder is not empty, a role has no key, or root has fewer keys than
                 its threshold.
+            RunError: The disk is full. Then as ever when it fails, nothing is left of it.
         """
         self.check_new()
         for role in [*TOP, *keys]:
@@ -155,8 +155,7 @@ class Repository:
             unwritten(Timestamp()),
             {"targets": unwritten(targets), **roles},
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._tree.lock():
+        with self._tree.made([*published.roles, "root", "snapshot"]):
             return self._commit(published, list(published.roles), given, root=root)
 
     def add_targets(
@@ -268,14 +267,7 @@ class Repository:
                 give_keys(new.signed, role, keys)
                 set_threshold(new.signed.roles[role], threshold, role)
                 return self._new_root(published, new, signers)
-            parent = f"model-{model}" if model else "targets"
-            if role in published.roles:
-                held = published.delegator(role)[0]
-                if model and held != parent:
-                    raise UsageError(f"{role} belongs to {held}", hint="name the site differently")
-                parent = held
-            elif parent not in published.roles:
-                raise UsageError(f"there is no model {model}", hint="see `edgeinc repo ls`")
+            parent = published.parent(role, model)
             delegations = published.roles[parent].signed.delegations or Delegations({}, {})
             published.roles[parent].signed.delegations = delegations
             give_keys(published.roles[parent].signed, role, keys, model=model)

@@ -12,7 +12,8 @@ from edgeinc.clock import utc_now
 from edgeinc.errors import UsageError
 from edgeinc.schema import RepoVerdict
 from edgeinc.update.disk import Disk
-from edgeinc.update.fetch import Limits, Source, Trusted
+from edgeinc.update.fetch import Limits, Source, Trusted, refuse_no_root
+from edgeinc.update.refusal import Refusal
 from edgeinc.update.roles import LIFETIME_DAYS, kind_of
 
 _SOON = 0.25
@@ -34,17 +35,21 @@ def verify(
         now: The time to judge expiry by; None is now.
 
     Raises:
-        UsageError: `place` is a URL and there is no root.
+        UsageError: `place` is a folder that is no repository, or a URL and there is no root, or
+            what is given is none.
         Refusal: What a device would refuse, with its reason.
     """
     source, now = Source.at(place), now or utc_now()
     if root is None:
         first = Path(source.metadata, "1.root.json")
         if not first.is_file():
+            missing = "no root to begin with at" if "://" in place else "no metadata/1.root.json in"
             raise UsageError(
-                f"no root to begin with at {place}", hint="add --root FILE: the root of the devices"
+                f"{missing} {place}",
+                hint="name a repository; or add --root FILE: the root of the devices",
             )
         root = first.read_bytes()
+    refuse_no_root(root)
     with TemporaryDirectory() as folder:
         cache = Path(folder, "cache")
         trusted = Trusted(
@@ -66,6 +71,13 @@ def verify(
             for child in (roles or {}).values():
                 # Looking for a path that nobody signs brings the metadata of the role here.
                 trusted.signs((child.paths or [""])[0].replace("*", "-"))
+                if not (cache / f"{child.name}.json").is_file():
+                    paths = ", ".join(child.paths or ()) or "no path"
+                    raise Refusal(
+                        "TRUST",
+                        f"no device ever asks {child.name}: {role} may not sign {paths}",
+                        hint=f"whoever signs {role} has to give it paths below its own",
+                    )
                 waiting.append(child.name)
     return RepoVerdict(
         place,

@@ -178,6 +178,7 @@ def test_a_session_says_what_it_is(name, artifact, plugin):
         assert isinstance(session, Session)
         assert session.runtime == name
         assert session.provider
+        assert session.provider in plugin.providers or "" in plugin.suffixes
         assert session.precision == PRECISIONS.get(name, "fp32")
         assert session.size == SIZE
         assert session.table == TABLE
