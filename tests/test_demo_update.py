@@ -1,6 +1,7 @@
 """The demo of an update: a step is taken, a bad one is left, on a video at full speed."""
 
 import json
+import re
 import time
 
 import pytest
@@ -20,7 +21,8 @@ def test_the_story_that_users_see(tmp_path, capsys):
     assert found.failures == ()
     assert (found.faults, found.serves) == (0, 1)
     assert found.update_bytes < found.first_bytes
-    assert found.refused.startswith("trial: class 0 filled")
+    # Which class it is says the largest bias, which depends on how many threads trained.
+    assert re.fullmatch(r"trial: class \d filled 100\.0 % of all pixels", found.refused)
     assert time.monotonic() - begun < 600  # under 3 minutes where two cores have nothing else to do
 
 

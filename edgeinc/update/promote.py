@@ -118,7 +118,7 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
     if new.step < floor:
         raise UsageError(
             f"step {new.step} is revoked: no device may serve one below step {floor}",
-            hint="offer a newer step, or a lower --revoke-below",
+            hint="offer a newer step: who has seen what is revoked never goes below it again",
         )
     if now is not None and new.step < now.step and not wish.rollback:
         raise UsageError(
