@@ -25,6 +25,7 @@ from live import BASE, FRAMES, GROWN, QUICK, Fleet, network
 from edgeinc.cli import main as command_line
 from edgeinc.errors import EdgeincError, MissingError, UsageError
 from edgeinc.predict._video import Stream, opened, writer
+from edgeinc.progress import SILENT
 from edgeinc.schema import ServeResult, from_json
 from edgeinc.update import journal, serving
 from edgeinc.update.device import Device
@@ -200,6 +201,18 @@ def test_every_image_of_a_folder_gets_its_picture(fleet, images, tmp_path):
     assert len(list((tmp_path / "seen").iterdir())) == len(FRAMES)
 
 
+class Said:
+    """Keeps what people are told."""
+
+    task = staticmethod(SILENT.task)
+
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
 class Camera:
     """Stands for a camera, which no machine that tests has: at each look frames, or none is there.
 
@@ -237,8 +250,13 @@ def test_a_camera_that_comes_and_goes_is_waited_for(fleet, tmp_path, monkeypatch
 
     monkeypatch.setattr(module, "opened", look)
     out = tmp_path / "seen.mp4"
-    found = module.serve(fleet.root, "0", stop=stop, out=out, reconnect=True)
+    said = Said()
+    found = module.serve(fleet.root, "0", stop=stop, out=out, reconnect=True, progress=said)
     assert (found.frames, found.faults) == (5, 0)
+    of_camera = [line.partition(";")[0] for line in said.lines if "camera" in line]
+    gone, again = "camera 0 gives no more images", "the camera gives images again"
+    missing = "camera 0 cannot be opened"
+    assert of_camera == [missing, again, gone, missing, again, gone, missing]
     with opened(str(out)) as stream:
         assert len(list(stream.frames)) == 5
     words = []

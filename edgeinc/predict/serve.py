@@ -156,7 +156,7 @@ def serve(
 
 
 class _Waiting:
-    """What is done while there is no camera: it is said once, and systemd hears that it is so."""
+    """What is done while there is no camera: it is said once, and systemd hears it every time."""
 
     def __init__(self, stop: threading.Event, systemd: Systemd, progress: Progress) -> None:
         self._stop, self._systemd, self._progress = stop, systemd, progress
@@ -170,13 +170,20 @@ class _Waiting:
         self._systemd.waits(why)
         return not self._stop.wait(RECONNECT_S)
 
+    def over(self) -> None:
+        """A frame came."""
+        if self._said:
+            self._progress.message("the camera gives images again")
+            self._said = ""
 
-def _camera(source: str, waits: Callable[[str], bool]) -> Named:
+
+def _camera(source: str, waits: _Waiting) -> Named:
     """Frames of a camera that comes and goes."""
     while True:
         try:
             with opened(source) as stream:
                 for frame in stream.frames:
+                    waits.over()
                     yield "", frame
             why = f"camera {source} gives no more images"
         except MissingError as err:

@@ -127,6 +127,12 @@ class Trusted:
         """
         now = self._now()
         self._check_clock(now)
+        if not _is_web(self._source.metadata) and not Path(self._source.metadata).is_dir():
+            raise Refusal(
+                "NETWORK",
+                f"there is no {self._source.metadata}",
+                hint=f"plug it in, mount it, or name another folder; {STILL}",
+            )
         with _refusing(self._source.metadata):
             updater = self._opened()
             # python-tuf offers neither its clock nor the versions that it holds.
