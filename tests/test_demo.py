@@ -1,7 +1,10 @@
 """The demo tells the whole story; here a short one, and behind `slow` the one that users see."""
 
+import io
 import json
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -12,36 +15,44 @@ from edgeinc.evaluation import evaluate
 from edgeinc.schema import DemoResult, from_json
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """The same story in seconds: too short to learn anything, long enough to run every part."""
-    monkeypatch.setattr(story, "SCENES", 25)
-    monkeypatch.setattr(story, "SIZE", (64, 96))
-    monkeypatch.setattr(story, "EPOCHS", (1, 1))
-    monkeypatch.setattr(story, "TIMED_S", (0.1, 0.1))
-    monkeypatch.setattr(story, "NETWORK", ("model.width=0.125",))
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The same story in seconds: too short to learn anything, long enough to run every part.
+
+    Its folder, exit code, and what was printed.
+    """
+    folder = tmp_path_factory.mktemp("story") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(story, "SCENES", 25)
+        patch.setattr(story, "SIZE", (64, 96))
+        patch.setattr(story, "EPOCHS", (1, 1))
+        patch.setattr(story, "TIMED_S", (0.1, 0.1))
+        patch.setattr(story, "NETWORK", ("model.width=0.125",))
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            main(["demo", "--out", str(folder), "--json"])
+        yield folder, stop.value.code, out.getvalue(), err.getvalue()
 
 
-def test_short_story_is_told_and_judged(short, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["demo", "--out", str(tmp_path / "demo"), "--json"])
-    printed = capsys.readouterr()
-    result = from_json(DemoResult, printed.out, source="stdout")
-    assert stop.value.code == 3, "what one epoch teaches cannot be good"
+def test_short_story_is_told_and_judged(told):
+    _, code, out, err = told
+    result = from_json(DemoResult, out, source="stdout")
+    assert code == 3, "what one epoch teaches cannot be good"
     assert any("new class car" in f for f in result.failures)
-    assert json.loads(printed.err)["error"]["exit_code"] == 3
+    assert json.loads(err)["error"]["exit_code"] == 3
     assert [(r.step, r.classes) for r in result.rows] == [(0, story.BASE), (1, story.NEW)]
     assert all(r.fps > 0 for r in result.rows)
     for path in (result.report, result.picture):
-        assert (tmp_path / path).stat().st_size > 1000
+        assert Path(path).stat().st_size > 1000
 
 
-def test_scores_of_the_table_are_those_of_the_exported_files(short, tmp_path):
-    result = story.demo(tmp_path / "demo")
+def test_scores_of_the_table_are_those_of_the_exported_files(told):
+    folder, _, out, _ = told
+    result = from_json(DemoResult, out, source="stdout")
     for row in result.rows:
-        file = tmp_path / "demo" / "run" / "export" / f"step-{row.step}.fp32.onnx"
+        file = folder / "run" / "export" / f"step-{row.step}.fp32.onnx"
         assert evaluate(file).miou.all == pytest.approx(row.miou_all)
-    again = story.demo(tmp_path / "demo")
+    again = story.demo(folder)
     assert [r.miou_all for r in again.rows] == [r.miou_all for r in result.rows]
 
 
