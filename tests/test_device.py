@@ -191,6 +191,16 @@ def test_a_device_that_serves_what_was_revoked_is_drawn_with_the_first(root, wor
     assert status(root, now=lambda: world.now).todo == ""
 
 
+def test_a_step_that_was_left_by_hand_is_not_taken_because_of_a_revocation(root, world):
+    world.update(root)
+    world.device(root).rollback()
+    world.repository.asked = channel(NEW, revoke_below=2)
+    world.repository.version = 3
+    outcome = world.update(root)
+    assert (outcome.reason, "what is served was revoked" in outcome.text) == ("HELD", True)
+    assert world.update(root, retry=True).change == "committed"
+
+
 # ------------------------------------------------------------------------------------ it is refused
 
 
@@ -303,7 +313,12 @@ def test_bytes_of_a_folder_cost_nothing(root, world):
     for _ in range(99):
         refused(world, root, "NETWORK")
     assert journal.load(root).spent is None
-    world.repository.cut_after = None
+    world.repository.metered = True
+    for _ in range(3 * sum(len(c) for c in FIX.files.values()) // world.repository.chunk + 9):
+        with pytest.raises(Refusal):
+            world.update(root)
+    refused(world, root, "BUDGET")
+    world.repository.metered, world.repository.cut_after = False, None  # a stick is brought
     assert world.update(root).change == "committed"
 
 
@@ -412,15 +427,26 @@ def test_an_open_trial_goes_on_where_nobody_can_be_asked_and_not_against_what_is
     on_trial(root, world)
     world.repository.version = 1
     refused(world, root, "REPLAY")
-    assert journal.load(root).trial is None
     world.repository.version = 2
-    on_trial(root, world)
     world.now -= 400 * 86_400
     refused(world, root, "CLOCK")
-    assert journal.load(root).trial.tries == 1
     world.now += 400 * 86_400
+    assert journal.load(root).trial.tries == 1
+    assert served(root) == OLD.artifact
     outcome = world.device(root).update(unreachable)
     assert (outcome.step, outcome.proof) == (2, "trial")
+
+
+def test_a_server_without_frames_is_not_waited_for_and_costs_no_try(root, world):
+    said = replace(serving.heard(root), waits="camera 0 cannot be opened")
+    serving.say(root, said, world.disk)
+    for _ in range(5):
+        assert "camera 0 cannot be opened" in refused(world, root, "DEFERRED").message
+    assert journal.load(root).trial.tries == 0
+    assert journal.load(root).deferred == ()
+    serving.say(root, replace(said, waits=""), world.disk)
+    outcome = world.update(root)
+    assert (outcome.step, outcome.way, outcome.proof) == (2, "held", "trial")
 
 
 def test_a_clock_that_was_far_ahead_defers_nothing_for_ever(root, world):
@@ -475,6 +501,19 @@ def test_a_server_that_fails_brings_no_newer_step_back(root, world):
         world.device(root).rollback(failed=True)
     assert served(root) == OLD.artifact
     assert world.device(root).rollback().step == 2
+
+
+def test_a_server_that_fails_while_it_tries_a_step_leaves_that_one(root, world):
+    world.update(root)
+    world.repository = Repository([OLD, NEW, FIX], channel(FIX), version=3)
+    world.interrupted.add(sha(FIX.artifact))
+    refused(world, root, "DEFERRED")
+    outcome = world.device(root).rollback(failed=True)
+    assert (outcome.change, outcome.step) == ("nothing", 2)
+    state = journal.load(root)
+    assert (state.trial, state.bad) == (None, ())
+    assert [d.bundle_id for d in state.deferred] == [FIX.id]
+    assert served(root) == NEW.artifact
 
 
 def test_a_rollback_waits_for_an_update_that_runs(root, world):
@@ -613,11 +652,36 @@ def test_folders_that_somebody_removed_are_made_again(root, world):
     assert served(root) == NEW.artifact
 
 
+@pytest.mark.parametrize("asked", [{"percent": 0.0}, {"paused": True}])
+def test_a_device_that_serves_nothing_takes_what_there_is(root, world, asked):
+    """A new one that comes during a canary, and one whose only slot is worn."""
+    first = root.parent / "first"
+    init(first, CONFIG, ROOT)
+    (root / "slots" / OLD.id / "model.onnx").write_bytes(b"worn out")
+    world.repository.asked = channel(NEW, **asked)
+    for each in (first, root):
+        outcome = world.device(each).update(world.repository.connect(world.disk))
+        if "paused" in asked:
+            assert (outcome.reason, "nothing is served" in outcome.text) == ("PAUSED", True)
+        else:
+            assert served(each) == NEW.artifact
+
+
+def test_a_slot_that_is_whole_again_is_no_refusal(root, world):
+    world.repository = Repository([OLD], channel(OLD), version=2, cut_after=0)
+    (root / "slots" / OLD.id / "model.onnx").write_bytes(b"worn out")
+    refused(world, root, "NETWORK")
+    world.repository.cut_after = None
+    assert "whole again" in world.update(root).text
+    assert status(root).refused is None
+    assert journal.load(root).spent is None
+
+
 def test_a_damaged_slot_that_is_not_served_is_no_way_back_and_goes(root, world):
     world.update(root)
     (root / "slots" / OLD.id / "model.onnx").write_bytes(b"worn out")
     assert world.update(root).change == "nothing"
-    assert [slot.damage for slot in verify(root).slots if slot.role != "spare"] == [""]
+    assert [slot.damage for slot in verify(root).slots] == [""]
     with pytest.raises(UsageError, match="no bundle to go back to"):
         world.device(root).rollback()
     assert "slot damaged" in [e.what for e in history.newest(root).events]
@@ -652,6 +716,7 @@ def test_commands_for_people_and_programs(root, world, capsys):
     assert "step 1" in out
     assert "UNHEALTHY" in out
     assert "condemned  step 2 by probe: wrong" in out
+    assert "updates    memory" in out
     assert "publish a corrected step" in out
     assert len(out.splitlines()) < 25
     _, out, _ = run(capsys, "status", "--root", root, "--json")

@@ -4,24 +4,26 @@ import json
 from dataclasses import replace
 
 import pytest
-from devices import CONFIG, ROOT, Repository, World, bundle, channel, installed, served
+from devices import CONFIG, ROOT, World, channel, installed, served
+from devices import Repository as Memory
+from securesystemslib.signer import CryptoSigner
+from stations import NEW, OLD, Station
+from trust_parts import ROLES
 from tuf.api.metadata import Metadata
 
 from edgeinc.cli import main
 from edgeinc.errors import UsageError
-from edgeinc.schema import Floor
 from edgeinc.update import journal
 from edgeinc.update.enrol import correct, init
 from edgeinc.update.identity import read_config, read_trust
 from edgeinc.update.lock import LOCK, alone
 from edgeinc.update.refusal import Refusal
-
-OLD = bundle(1)
+from edgeinc.update.repository import Repository
 
 
 @pytest.fixture
 def world():
-    return World(Repository([OLD], channel(OLD)))
+    return World(Memory([OLD], channel(OLD)))
 
 
 @pytest.fixture
@@ -95,21 +97,49 @@ def test_a_device_that_serves_nothing_yet_may_get_another_model(tmp_path):
         correct(tmp_path / "other", CONFIG, ROOT)
 
 
-def test_another_root_is_begun_with_and_other_floors_hold(station):
-    """The floor of root is the old repository's; those of keys hold as long as these sign."""
-    state = station.state
-    floors = {**state.floors, "root": Floor(9)}
-    journal.store(station.root, replace(state, floors=floors), station.world.disk)
-    with station.refusing("REPLAY"):
-        station.update()
-    config = read_config(station.root)
-    correct(station.root, config, station.trust)
-    assert station.state.floors["root"].version == 9, "the same root changes no floor"
-    (station.root / "root.json").write_bytes(ROOT)
-    correct(station.root, config, station.trust)
-    left = {role: floor for role, floor in floors.items() if role != "root"}
-    assert station.state.floors == left
+def test_a_root_that_is_brought_again_forgets_nothing(station):
+    """Whoever stole keys that were replaced since has no use of a device that is mended."""
+    stick = station.copy("stick")
+    with station.forge.edit("root") as root:
+        root.version += 1
     assert station.update().change == "nothing"
+    assert station.state.floors["root"].version == 2
+    (station.root / "root.json").unlink()
+    correct(station.root, read_config(station.root), station.trust)
+    with station.refusing("REPLAY"):
+        station.update(str(stick))
+    assert station.update().change == "nothing"
+
+
+@pytest.mark.parametrize("lost", ["", "configuration", "journals"])
+def test_a_device_moves_to_another_repository_and_back(station, tmp_path, clock, lost):
+    """Floors, also root's, and what lies in the cache are of the one that was seen."""
+    for _ in range(3):
+        with station.forge.edit("root") as root:
+            root.version += 1
+    old = (station.trust, station.place)
+    assert station.update().change == "nothing"
+    assert station.state.floors["root"].version == 4
+    keys = {role: [CryptoSigner.generate_ed25519() for _ in station.keys[role]] for role in ROLES}
+    repository = Repository(tmp_path / "repo", now=clock)
+    repository.create(keys)
+    other = Station(tmp_path, repository, str(repository.folder), keys, clock)
+    other.publish(OLD, NEW)
+    config = replace(read_config(station.root), repository=other.place)
+    if lost == "configuration":
+        (station.root / "device.json").unlink()
+        init(station.root, config, other.trust)
+    else:
+        correct(station.root, config, other.trust)
+    if lost == "journals":
+        (station.root / "state.json").write_bytes(b"worn")
+        (station.root / "state.prev.json").write_bytes(b"worn")
+    station.trust, station.place = other.trust, other.place
+    assert station.update().step == 2
+    assert station.state.floors["root"].version == 1
+    station.trust, station.place = old
+    correct(station.root, replace(config, repository=station.place), station.trust)
+    assert station.update().reason == "OLDER"
 
 
 def test_a_root_that_is_gone_is_brought_again(root, tmp_path, capsys):
@@ -131,6 +161,25 @@ def test_a_root_that_is_gone_is_brought_again(root, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["repository"] == "https://u.example.org"
     assert read_trust(root) == ROOT
     assert served(root) == OLD.artifact
+    (root / "root.json").unlink()  # the hint itself
+    with pytest.raises(SystemExit) as end:
+        main(["device", "init", "--replace", "--trust", str(trust), "--root", str(root)])
+    assert end.value.code in (0, None)
+    assert read_trust(root) == ROOT
+
+
+def test_what_is_not_said_again_stays(root, capsys):
+    before = replace(read_config(root), device="p7", runtime="openvino", provider="cpu")
+    correct(root, before, ROOT)
+    with pytest.raises(SystemExit) as end:
+        main(["device", "init", "--replace", "--fleet", "masts", "--root", str(root)])
+    assert end.value.code in (0, None)
+    assert read_config(root) == replace(before, fleet="masts")
+    assert read_trust(root) == ROOT
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["device", "init", "--fleet", "f", "--root", str(root.parent / "new")])
+    assert (end.value.code, "missing option '--trust'" in capsys.readouterr().err) == (2, True)
 
 
 def test_a_device_that_lost_its_configuration_serves_on_when_it_has_it_again(root):

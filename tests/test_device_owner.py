@@ -79,6 +79,24 @@ def test_what_root_changes_stays_the_owners(root):
     assert {path.lstat().st_uid for path in files} == {NOBODY}
 
 
+def test_an_owner_without_a_name_gets_no_group_of_roots(root):
+    python = readable_python()
+    if python is None:
+        pytest.skip("no Python here that everyone can execute")
+    for path in [root, *root.rglob("*")]:
+        os.chown(path, 54321, 54321)
+    become = (
+        "import os; from pathlib import Path; os.setgroups([0, 4, 27])\n"
+        "from edgeinc.cli._device import become_owner\n"
+        f"become_owner(Path({str(root)!r})); print(os.getuid(), os.getgid(), os.getgroups())"
+    )
+    packages = [str(Path(__file__).parents[1]), *site.getsitepackages()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
+    words = [python, "-c", become]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd="/")
+    assert done.stdout.strip() == "54321 54321 [54321]", done.stderr
+
+
 def test_an_owner_who_cannot_read_the_program_is_named(root):
     if _may_run(sys.executable):
         pytest.skip("this Python is everyone's")

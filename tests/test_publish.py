@@ -512,6 +512,8 @@ def test_a_step_is_revoked_for_the_whole_fleet_or_not_at_all(run, place, street_
     put(place, following(run, place, 2), data=street_data, wish=Wish(percent=5))
     asked = ask(revoke_below=1, percent=10)  # what is revoked already can be said again
     assert (asked.step, asked.percent, asked.revoke_below) == (2, 10, 1)
+    with pytest.raises(UsageError, match="steps below 1 are revoked already"):
+        ask(revoke_below=0)
 
 
 def test_a_corrected_file_for_a_step_is_asked_for(run, place, street_data):

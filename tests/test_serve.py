@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +168,34 @@ def test_one_server_at_a_time_serves_from_a_folder(fleet):
         assert found.value.reason == "BUSY"
         assert serving.heard(fleet.root) is not None
     Server(fleet.root).close()
+
+
+def test_a_server_that_ended_before_its_first_frame_is_waited_for_by_nobody(fleet, nets):
+    with pytest.raises(KeyboardInterrupt), Server(fleet.root):
+        raise KeyboardInterrupt
+    assert serving.heard(fleet.root) is None
+    fleet.publish(2, nets["grown"], count=4)
+    assert fleet.update().proof == "probe"
+
+
+def test_a_server_that_could_not_lock_at_first_is_known_later(fleet, monkeypatch):
+    from edgeinc.update import server as module
+
+    real, full = module.alone, [OSError(28, "No space left on device")]
+
+    @contextmanager
+    def alone(*given, **how):
+        if full:
+            raise full.pop()
+        with real(*given, **how):
+            yield
+
+    monkeypatch.setattr(module, "alone", alone)
+    with Server(fleet.root) as server:
+        server.answer(FRAMES[0])
+        assert serving.is_running(fleet.root, serving.heard(fleet.root))
+        with pytest.raises(Refusal, match="another process serves"):
+            Server(fleet.root)
 
 
 def test_a_server_that_cannot_begin_leaves_its_place_to_the_next(fleet):

@@ -242,7 +242,10 @@ def test_a_camera_that_comes_and_goes_is_waited_for(fleet, tmp_path, monkeypatch
     monkeypatch.setattr(module, "RECONNECT_S", 0.01)
     camera, stop = Camera(None, None, 3, None, 2), threading.Event()
 
+    heard = set()
+
     def look(source):
+        heard.add(serving.heard(fleet.root).waits)
         if not camera.looks:
             stop.set()
             camera.looks.append(None)
@@ -263,6 +266,7 @@ def test_a_camera_that_comes_and_goes_is_waited_for(fleet, tmp_path, monkeypatch
     while not words or b"STOPPING=1" not in words[-1]:
         words.append(listening.recv(500))
     assert words[0] == b"STATUS=camera 0 cannot be opened"  # not ready, and not dead
+    assert heard == {"", "camera 0 cannot be opened", "camera 0 gives no more images"}
     ready = next(i for i, word in enumerate(words) if word.startswith(b"READY=1"))
     assert words[ready + 1].startswith(b"WATCHDOG=1\nSTATUS=camera 0")
 
@@ -283,14 +287,24 @@ def test_a_camera_that_is_gone_ends_the_command_unless_it_shall_wait(fleet, monk
         (["IMAGES", "--report-url", "http://127.0.0.1/"], "--report-url tells", 2),
         (["IMAGES", "--update-every", "0"], "--update-every 0", 2),
         (["IMAGES", "--root", "EMPTY"], "EMPTY is no device", 2),
+        (["IMAGES", "--metrics-file", "EMPTY/a.prom"], "metrics cannot be written to", 2),
+        (["IMAGES", "--metrics", "TAKEN"], "cannot listen at TAKEN", 2),
+        (["DAMAGED"], "is not a video that can be read", 4),
     ],
 )
 def test_what_cannot_be_run_is_one_clear_line(fleet, images, tmp_path, capsys, words, line, code):
-    names = {"IMAGES": str(images), "EMPTY": str(tmp_path / "EMPTY")}
-    words = ["device", "run", "--root", str(fleet.root), *(names.get(w, w) for w in words)]
-    assert main(words) == code
+    """Never 1: that is for a step that fails, and a service manager goes back to the one before."""
+    (tmp_path / "street.mp4").write_bytes(b"no video")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        names = {"IMAGES": str(images), "TAKEN": port, "DAMAGED": str(tmp_path / "street.mp4")}
+        names |= {"EMPTY": str(tmp_path / "EMPTY"), "EMPTY/a.prom": str(tmp_path / "EMPTY/a.prom")}
+        words = ["device", "run", "--root", str(fleet.root), *(names.get(w, w) for w in words)]
+        assert main(words) == code
     said = capsys.readouterr().err.strip().splitlines()
-    assert line in said[0]
+    assert line.replace("TAKEN", port) in said[0]
     assert said[1].startswith("hint: ")
     assert len(said) == 2
 

@@ -194,7 +194,7 @@ def test_a_server_that_fails_three_times_goes_back_and_starts_again(machine):
     until(lambda: machine.is_("active"))
 
 
-@pytest.mark.parametrize("code", ["2", "4", "5"])
+@pytest.mark.parametrize("code", ["2", "4", "5", "217"])
 def test_what_no_other_step_would_mend_is_tried_again_with_the_same(machine, code):
     machine.says("run", code)
     machine.run("systemctl", "start", "--no-block", "edgeinc-serve")

@@ -61,6 +61,7 @@ for _module in (
     "publish",
     "repo",
     "offer",
+    "enrol",
     "device",
     "serve",
 ):  # in the order of the help

@@ -1,31 +1,18 @@
-"""Commands on a device: device init, check, update, status, history, rollback, hold, verify."""
+"""Commands on a device: device check, update, status, history, rollback, hold, verify."""
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from edgeinc.cli._command import MACHINE, RUN, WHAT, command, device_app, flag
-from edgeinc.cli._owner import become_owner
+from edgeinc.cli._command import RUN, WHAT, command, device_app, flag
+from edgeinc.cli._device import ROOT, RootOption, become_owner, rooted
 from edgeinc.cli._ui import Ui
-from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.errors import EdgeincError
 from edgeinc.schema import DeviceStatus, DeviceUpdate, Held
 
-RootOption = Annotated[
-    Path,
-    typer.Option(
-        "--root",
-        metavar="DIR",
-        help="Folder of the device.",
-        envvar="EDGEINC_DEVICE",
-        rich_help_panel=MACHINE,
-    ),
-]
-ROOT = Path("/var/lib/edgeinc")
 WaitOption = Annotated[
     float,
     typer.Option(
@@ -50,122 +37,6 @@ FromOption = Annotated[
 
 @command(
     device_app,
-    "init",
-    examples=[
-        "edgeinc device init --trust root.json --repo URL --model erfnet --fleet north",
-        "edgeinc device init --replace --trust r.json --repo D --model m --fleet f",
-    ],
-)
-def init(
-    ui: Ui,
-    trust: Annotated[
-        Path,
-        typer.Option(
-            "--trust",
-            metavar="root.json",
-            help="The repository's root metadata, brought here by a way you trust.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ],
-    repo: Annotated[
-        str,
-        typer.Option(
-            "--repo",
-            metavar="URL|DIR",
-            help="Where updates come from.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME",
-            help="The model it serves.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ],
-    fleet: Annotated[
-        str,
-        typer.Option(
-            "--fleet",
-            metavar="NAME",
-            help="The fleet it belongs to.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name",
-            metavar="NAME",
-            help="Its name in the fleet; else that of the machine.",
-            rich_help_panel=WHAT,
-            show_default=False,
-        ),
-    ] = None,
-    runtime: Annotated[
-        str,
-        typer.Option("--runtime", metavar="NAME", help="What computes.", rich_help_panel=MACHINE),
-    ] = "onnxruntime",
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            metavar="NAME",
-            help="auto, cpu, cuda or cuda:N; an explicit one is never replaced.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "auto",
-    replace: Annotated[
-        bool,
-        flag("--replace", help="Say anew what a device is; what it serves stays.", panel=RUN),
-    ] = False,
-    root: RootOption = ROOT,
-) -> None:
-    """Make a folder a device: who it is, and whose signatures it trusts.
-
-    With --replace a device that is one already is corrected; all of it is given again.
-    """
-    from edgeinc.schema import DeviceConfig
-    from edgeinc.update import enrol
-
-    try:
-        content = trust.read_bytes()
-    except OSError as err:
-        raise UsageError(
-            f"{trust} cannot be read: {err.strerror}",
-            hint="copy 1.root.json of the repository here",
-        ) from err
-    become_owner(root)
-    config = DeviceConfig(
-        device=name or platform.node(),
-        fleet=fleet,
-        model=model,
-        repository=repo if "://" in repo else str(Path(repo).resolve()),
-        runtime=runtime,
-        provider=device,
-    )
-    (enrol.correct if replace else enrol.init)(root, config, content)
-    ui.result(
-        config,
-        ui.facts(
-            ("device", f"{config.device} in {fleet}"),
-            ("folder", str(root)),
-            ("updates from", config.repository),
-            ("restart", "what serves here: it reads this when it starts" if replace else ""),
-        ),
-        essential=[str(root)],
-        hint=["edgeinc", "device", "update", *_rooted(root)],
-    )
-
-
-@command(
-    device_app,
     "check",
     examples=["edgeinc device check", "edgeinc device check --from /media/usb/repo --json"],
 )
@@ -179,7 +50,7 @@ def check(ui: Ui, source: FromOption = None, root: RootOption = ROOT) -> None:
 
     become_owner(root)
     found = Device(root).check(repository(root, place=source))
-    hint = ["edgeinc", "device", "update", *_rooted(root)] if found.change == "available" else []
+    hint = ["edgeinc", "device", "update", *rooted(root)] if found.change == "available" else []
     ui.result(found, *_lines(ui, found), essential=[found.change], hint=hint)
 
 
@@ -231,6 +102,7 @@ def status(ui: Ui, root: RootOption = ROOT) -> None:
     """Say what runs, since when, why the last update was refused, and what to do."""
     from edgeinc.update import status as library
 
+    become_owner(root)
     found = library.status(root)
     ui.result(
         found,
@@ -247,9 +119,11 @@ def _status_facts(found: DeviceStatus) -> list[tuple[str, object]]:
     if said is not None:
         p95 = f", {said.p95_ms:.1f} ms (p95)" if said.p95_ms is not None else ""
         server = f"{said.frames} frames, {said.faults} without an answer{p95}"
+        server += f"; no frames now: {said.waits}" if said.waits else ""
     why = f"{refused.reason} on {date(refused.at)}: {refused.message}" if refused else ""
     return [
         ("device", f"{config.device} in {config.fleet}, {config.model} on {config.runtime}"),
+        ("updates", config.repository),
         ("serves", _bundle(found.served) if found.served else "nothing"),
         ("classes", list(found.classes)),
         ("before", _bundle(found.previous) if found.previous else ""),
@@ -293,6 +167,7 @@ def history(
     from edgeinc.update.identity import read_config
     from edgeinc.update.orders import date
 
+    become_owner(root)
     read_config(root)
     found = library.newest(root, limit)
     rows = [(date(e.at), e.what, e.step, e.text) for e in found.events]
@@ -357,6 +232,7 @@ def verify(ui: Ui, root: RootOption = ROOT) -> None:
     """Hash everything this device holds again. Exit 1 when something is damaged."""
     from edgeinc.update import status as library
 
+    become_owner(root)
     found = library.verify(root)
     rows = [(s.role, s.step, s.bundle_id[:12], s.damage or "whole") for s in found.slots]
     damaged = [slot for slot in found.slots if slot.damage]
@@ -370,7 +246,3 @@ def verify(ui: Ui, root: RootOption = ROOT) -> None:
             f"{len(damaged)} of {len(found.slots)} slots are damaged",
             hint="edgeinc device update fetches what it serves again, and removes the others",
         )
-
-
-def _rooted(root: Path) -> list[str]:
-    return [] if root == ROOT else ["--root", str(root)]

@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from edgeinc.cli._command import LEARN, MACHINE, RESULT, WHAT, app, command, device_app, flag
-from edgeinc.cli._owner import become_owner
+from edgeinc.cli._device import ROOT, RootOption, become_owner
 from edgeinc.cli._ui import Ui
-from edgeinc.cli.device import ROOT, RootOption
 from edgeinc.errors import UsageError
 from edgeinc.schema import Exchange
 

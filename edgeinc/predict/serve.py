@@ -74,13 +74,12 @@ def serve(
 
     Raises:
         UsageError: Options do not fit together, the folder is no device, or nothing is installed.
-        DataError: The images or the video cannot be read.
-        MissingError: Runtime, accelerator, camera or `edgeinc[metrics]` is not here; or the camera
-            gives no more images.
+        MissingError: Runtime, accelerator, camera or `edgeinc[metrics]` is not here; or the source
+            gives no images, or no more. That says nothing against what is served.
         Refusal: Nothing sound is installed, the first update was refused, or another process
             serves from this folder.
         EdgeincError: Too many frames failed one after the other, or no MP4 can be written.
-        OSError: A picture, or the first metrics, cannot be written.
+        OSError: A picture cannot be written.
     """
     kind = _kind(source)
     if out is not None:
@@ -118,8 +117,10 @@ def serve(
                 daemon=True,  # cut off by the end of the process, which it is made for
             )
             agent.start()
+        stack.enter_context(_source_is_missing())
         if kind == "camera" and reconnect:
-            frames, fps = _camera(source, _Waiting(stop, systemd, progress)), DEFAULT_FPS
+            waiting = _Waiting(server, stop, systemd, progress)
+            frames, fps = _camera(source, waiting), DEFAULT_FPS
         else:
             frames, fps = stack.enter_context(_frames(source, kind, repeat))
         write = stack.enter_context(_pictures(source, kind, out, fps))
@@ -155,11 +156,23 @@ def serve(
     )
 
 
-class _Waiting:
-    """What is done while there is no camera: it is said once, and systemd hears it every time."""
+@contextmanager
+def _source_is_missing() -> Iterator[None]:
+    """What is wrong with the source is its own exit code: a service manager acts on it."""
+    try:
+        yield
+    except DataError as err:
+        raise MissingError(err.message, hint=err.hint) from err
 
-    def __init__(self, stop: threading.Event, systemd: Systemd, progress: Progress) -> None:
-        self._stop, self._systemd, self._progress = stop, systemd, progress
+
+class _Waiting:
+    """What is done while there is no camera: people hear it once, agent and systemd every time."""
+
+    def __init__(
+        self, server: Server, stop: threading.Event, systemd: Systemd, progress: Progress
+    ) -> None:
+        self._server, self._stop = server, stop
+        self._systemd, self._progress = systemd, progress
         self._said = ""
 
     def __call__(self, why: str) -> bool:
@@ -168,6 +181,7 @@ class _Waiting:
             self._progress.message(f"{why}; it is looked for every {RECONNECT_S:.0f} s")
             self._said = why
         self._systemd.waits(why)
+        self._server.idle(why)
         return not self._stop.wait(RECONNECT_S)
 
     def over(self) -> None:
@@ -212,7 +226,12 @@ def _metrics(
         progress.message(f"metrics: http://{shown.listen(address)}/metrics")
     if file is None:
         return None
-    shown.write(file, at_once=True)
+    try:
+        shown.write(file, at_once=True)
+    except OSError as err:
+        raise UsageError(
+            f"metrics cannot be written to {file}: {err.strerror}", hint="--metrics-file FILE.prom"
+        ) from err
 
     def write() -> None:
         try:

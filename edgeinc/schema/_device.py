@@ -147,7 +147,7 @@ class Serving:
 
     `started`: when the process began to serve; `attempt`: the name of the newest trial it took up,
     "" for none; `verdict` and `why`: of that trial; `p95_ms`: of a frame; `faults`: frames without
-    an answer.
+    an answer; `waits`: why there are no frames to answer, "" while there are.
     """
 
     bundle_id: str
@@ -160,6 +160,7 @@ class Serving:
     frames: int
     faults: int
     p95_ms: float | None
+    waits: str = ""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeinc.schema import UpdateResult
+from edgeinc.schema import Exchange, UpdateResult
 from edgeinc.update import serving
 from edgeinc.update.seat import Seat
 from edgeinc.update.serving import Choice
@@ -46,6 +46,24 @@ class Load(threading.Thread):
             self.result = self._seat.update(slot, between=self._between_frames())
         except Exception as err:  # it is told by the frame loop
             self.error = err
+
+    def exchange(
+        self, was_step: int, frame: int, *, gap_ms: float, usual_ms: float | None
+    ) -> Exchange:
+        """What there is to tell of the exchange, before its trial; see `Exchange`."""
+        assert self.result is not None
+        return Exchange(
+            step=self.choice.bundle.step,
+            was_step=was_step,
+            way=self.result.plan.way,
+            frame=frame,
+            ready_ms=self.result.ready_ms,
+            gap_ms=gap_ms,
+            usual_ms=usual_ms,
+            longest_ms=self.longest_ms,
+            verdict="none",
+            why="",
+        )
 
     @contextmanager
     def _between_frames(self) -> Iterator[None]:

@@ -43,9 +43,9 @@ case "$state" in
         repo="$(mktemp -d)"
         trap 'rm -rf "$repo"' EXIT
         for payload in "$files"/files/*; do
-            tar -xf "$payload" -C "$repo"
+            tar -xof "$payload" -C "$repo"
         done
-        chmod -R a+rX "$repo"
+        chmod -R u=rwX,go=rX "$repo"
         # Fetches, proves, tries and commits, in the device's own transaction.
         edgeinc device update --from "$repo"
         ;;

@@ -100,12 +100,9 @@ class Device:
             try:
                 source, channel, stays = self._asked_for(connect, retry=retry)
             except UpdateError as err:
-                reason = getattr(err, "reason", "")
-                if trial is not None and reason == "NETWORK":
-                    return self._tried(trial, "held", 0)  # nobody said otherwise since
-                if trial is not None and reason != "CLOCK":  # which says nothing about the bundle
-                    self._keeper.drop_trial(err.message)
-                raise
+                if trial is None or getattr(err, "reason", "") != "NETWORK":
+                    raise
+                return self._tried(trial, "held", 0)  # nobody said otherwise since
             if trial is not None:
                 if stays is None and channel.bundle_id == trial.bundle.bundle_id:
                     return self._tried(trial, "held", 0)
@@ -142,7 +139,8 @@ class Device:
 
         Args:
             failed: The server fails with the current one: never go to a newer one. A service
-                manager that asks again and again ends at the oldest that is held.
+                manager that asks again and again ends at the oldest that is held. Where another
+                one was being tried, that one is left, and tried again later.
             wait_s: Seconds to wait for an update that runs.
 
         Raises:
@@ -154,6 +152,11 @@ class Device:
             now, before = state.current, state.previous
             if now is None or before is None:
                 raise UsageError("there is no bundle to go back to", hint="edgeinc device status")
+            if failed and state.trial is not None and state.trial.tries:
+                tried = state.trial.bundle
+                self._keeper.defer(tried, "the server failed while it was tried")
+                text = f"step {now.step} stays served; the server failed while it tried step "
+                return self._stays(Stays("DEFERRED", f"{text}{tried.step}"))
             if failed and before.step >= now.step:
                 raise UsageError(
                     f"there is no older bundle to go back to: step {before.step} is not older than "
@@ -214,6 +217,7 @@ class Device:
     ) -> tuple[SignedFiles, Channel, Stays | None]:
         """The channel, once the floors it came with are durable (D1), and why to stay."""
         state, now = self._keeper.state, self._now()
+        self.config = read_config(self.root)  # it may have been corrected
         orders.refuse_wrong_clock(state, now)
         source = connect(state.floors, state.last_trusted)
         floors = dict(source.refresh())
@@ -227,9 +231,8 @@ class Device:
             self._keeper.store(revocation_floor=channel.revoke_below)
         if retry:
             self._keeper.pardon(channel.bundle_id)
-        stays = (
-            HELD if state.held else orders.why_it_stays(channel, self._keeper.state, self.config)
-        )
+        state, empty = self._keeper.state, serving.served(self.root) is None
+        stays = HELD if state.held else orders.why_it_stays(channel, state, self.config, empty)
         served = stays is not None and not stays.reason
         if served and slots.damage(self._keeper.slots / channel.bundle_id):
             stays = None
@@ -259,6 +262,7 @@ class Device:
         cost = 0 if plan.way == "held" else self._installed(source, new, plan)
         if current is not None and current.bundle_id == bundle.bundle_id:
             # It was proven here before its slot was damaged.
+            self._keeper.store(refused=None, spent=None)
             self._keeper.settle()
             self._keeper.tell("restored", bundle, f"its slot was damaged; {cost} bytes")
             text = f"the slot of step {bundle.step} was damaged and is whole again"
@@ -285,7 +289,7 @@ class Device:
         """Fetch a bundle into its slot (D2); bytes that were received."""
         state, manifest, now = self._keeper.state, new.manifest, self._now()
         spent = orders.spent_today(state.spent, new.bundle_id, now)
-        budget = incoming.budget_bytes(manifest) - spent.bytes
+        budget = incoming.budget_bytes(manifest) - (spent.bytes if source.metered else 0)
         received = source.received_bytes
         installed = Installed(
             bundle_id=new.bundle_id,
@@ -308,9 +312,16 @@ class Device:
 
     def _tried(self, trial: OpenTrial, way: TakenBy, cost: int) -> DeviceUpdate:
         """Let the server try a bundle that passed the probe, and act on its verdict."""
-        bundle = trial.bundle
-        if serving.heard(self.root) is None:  # nothing serves here, or it was ended for good
+        bundle, said = trial.bundle, serving.heard(self.root)
+        if said is None:  # nothing serves here, or it was ended for good
             return self._committed(bundle, way, cost, "probe")
+        if said.waits and serving.is_running(self.root, said):
+            raise Refusal(  # before it counts as a try
+                "DEFERRED",
+                f"step {bundle.step} passed its probe, and the server has no frames to try it on: "
+                f"{said.waits}",
+                hint="nothing: it is tried when there are frames again",
+            )
         gates = self._manifest(bundle).gates
         trial = OpenTrial(bundle, trial.tries + 1, secrets.token_hex(8))
         self._keeper.store(trial=trial)  # D5, before the server is asked: a crash counts
@@ -350,8 +361,6 @@ class Device:
         self._keeper.settle()
         text = f"serves step {bundle.step}"
         return self._outcome("committed", text, bundle, way=way, cost=cost, was=was, proof=proof)
-
-    # -------------------------------------------------------------------------------------- parts
 
     def _manifest(self, bundle: Held) -> Manifest:
         file = self._keeper.slots / bundle.bundle_id / slots.MANIFEST

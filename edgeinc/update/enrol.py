@@ -7,7 +7,6 @@ correct(Path("/var/lib/edgeinc"), DeviceConfig(...), root_metadata)     # the sa
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -50,10 +49,7 @@ def init(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = 
         root.mkdir(parents=True, exist_ok=True)
         for name in (SLOTS, DOWNLOADS):
             disk.make_folder(root / name)
-        disk.write_atomic(root / TRUST, trust)
-        if journal.load(root) is None:  # one that lost its configuration knows what it serves
-            journal.store(root, State(seq=0), disk)
-        disk.write_atomic(root / CONFIG, to_json(config).encode())
+        _write(root, config, trust, disk)
 
 
 def correct(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None = None) -> None:
@@ -73,20 +69,30 @@ def correct(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None
     if not (root / CONFIG).exists():
         raise UsageError(f"{root} is no device", hint="leave out --replace to make it one")
     _refuse(config, trust)
-    with (
-        refusing(f"correct {root}"),
-        alone(root / LOCK, f"an update of {root} is running"),
-    ):
+    with refusing(f"correct {root}"):
+        _write(root, config, trust, disk)
+
+
+def _write(root: Path, config: DeviceConfig, trust: bytes, disk: Disk) -> None:
+    """Write what a device is; the configuration last, so that a device is one as a whole.
+
+    A folder that lost its configuration knows by its journal what it serves. Floors stay in any
+    case: they are bound to the keys of their repository.
+
+    Raises:
+        UsageError: It serves another model.
+        Refusal: An update is running.
+        OSError: The disk refused.
+    """
+    with alone(root / LOCK, f"an update of {root} is running"):
         state = journal.load(root)
         _refuse_other_model(root, state, config.model)
         file = root / TRUST
         if not file.is_file() or file.read_bytes() != trust:
-            # Other floors are bound to keys; root's is to the repository, which may be another.
-            if state is not None:
-                floors = {role: floor for role, floor in state.floors.items() if role != "root"}
-                journal.store(root, replace(state, floors=floors), disk)
-            disk.remove_tree(root / CACHE)
+            disk.remove_tree(root / CACHE)  # of the root before
             disk.write_atomic(file, trust)
+        if state is None:
+            journal.store(root, State(seq=0), disk)
         disk.write_atomic(root / CONFIG, to_json(config).encode())
 
 

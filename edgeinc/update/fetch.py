@@ -142,7 +142,7 @@ class Trusted:
                 updater.refresh()
             finally:
                 self._make_durable()
-        floors = _floors_of(trusted)
+        floors = _floors_of(trusted, self._bootstrap)
         self._check_floors(floors)
         self._updater = updater
         return floors
@@ -258,7 +258,7 @@ class Trusted:
     def _check_floors(self, found: Mapping[str, Floor]) -> None:
         for role, floor in self._floors.items():
             now = found.get(role)
-            if role != "root" and not set(floor.keys) <= set(_keys_of(role, found)):
+            if _is_of_others(role, floor, found):
                 continue
             if now is None or now.version < floor.version:
                 what = f"version {now.version}" if now else "nothing"
@@ -325,22 +325,36 @@ def _is_web(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def _floors_of(trusted: Any) -> dict[str, Floor]:
+def _floors_of(trusted: Any, bootstrap: bytes) -> dict[str, Floor]:
     """The versions of a refresh, each with the keys that vouch for it.
 
     Snapshot's keys vouch for the version of every role that it lists: that is where a stolen key
-    runs versions up, and which keys have to be replaced before they may go down again.
+    runs versions up, and which keys have to be replaced before they may go down again. Root is
+    vouched for by its own keys, those that the device began with and those of now.
     """
     roles = trusted.root.roles
     keys = tuple(sorted(roles["snapshot"].keyids))
+    first: Any = Metadata.from_bytes(bootstrap).signed
+    lineage = {*first.roles["root"].keyids, *roles["root"].keyids}
     floors = {
-        "root": Floor(trusted.root.version),
+        "root": Floor(trusted.root.version, tuple(sorted(lineage))),
         "timestamp": Floor(trusted.timestamp.version, tuple(sorted(roles["timestamp"].keyids))),
         "snapshot": Floor(trusted.snapshot.version, keys),
     }
     for name, meta in trusted.snapshot.meta.items():
         floors[name.removesuffix(".json")] = Floor(meta.version, keys)
     return floors
+
+
+def _is_of_others(role: str, floor: Floor, found: Mapping[str, Floor]) -> bool:
+    """Whether a floor says nothing of what was found.
+
+    A role's says nothing once its keys were replaced. Root's says nothing of another repository,
+    one that shares no key of root with the one it is of.
+    """
+    if role == "root":
+        return bool(floor.keys) and set(floor.keys).isdisjoint(found["root"].keys)
+    return not set(floor.keys) <= set(_keys_of(role, found))
 
 
 def _keys_of(role: str, found: Mapping[str, Floor]) -> tuple[str, ...]:

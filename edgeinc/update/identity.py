@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeinc.errors import UsageError
+from edgeinc.errors import UsageError, as_typed
 from edgeinc.schema import DeviceConfig, from_json
 
 CONFIG, TRUST, SLOTS, DOWNLOADS, CACHE = "device.json", "root.json", "slots", "dl", "tuf"
@@ -36,5 +36,6 @@ def read_trust(root: Path) -> bytes:
     except FileNotFoundError as err:
         raise UsageError(
             f"{root / TRUST} is gone, and nothing can be trusted without it",
-            hint="bring it here again: edgeinc device init --replace --trust root.json",
+            hint="bring it here again: "
+            + as_typed("device", "init", "--replace", "--trust", "root.json", "--root", root),
         ) from err

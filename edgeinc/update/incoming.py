@@ -100,7 +100,7 @@ def refuse_unfit(
         )
     elif needs.runtimes and config.runtime not in needs.runtimes:
         problem = f"it needs {' or '.join(needs.runtimes)}, this device has {config.runtime}"
-        hint = "edgeinc device init --replace gives it another runtime, where that is here"
+        hint = f"with {needs.runtimes[0]} here: edgeinc device init --replace --runtime NAME"
     elif _numbers(needs.edgeinc) > _numbers(host.installed("edgeinc")):
         problem = f"it needs edgeinc {needs.edgeinc}, this is {host.installed('edgeinc')}"
         hint = "pip install --upgrade edgeinc"

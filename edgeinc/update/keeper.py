@@ -118,6 +118,8 @@ class Keeper:
         elif state.previous is not None and slots.damage(self.slots / state.previous.bundle_id):
             self.store(previous=None)
             self.tell("slot damaged", state.previous, "there is nothing to go back to")
+            with suppress(OSError):
+                self.disk.remove_tree(self.slots / state.previous.bundle_id)
 
     def settle(self, *, spare: bool = False, making: str = "") -> None:
         """What follows from the journal: the link, and no slots beside those that are needed.

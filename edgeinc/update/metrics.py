@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, start_http_server, write_to_tex
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edgeinc.errors import EdgeincError, UsageError
+from edgeinc.errors import UsageError
 from edgeinc.schema import Serving
 from edgeinc.update import journal
 from edgeinc.update.identity import read_config
@@ -56,8 +56,7 @@ class Metrics:
             HOST:PORT.
 
         Raises:
-            UsageError: Not an address.
-            EdgeincError: It cannot be listened at.
+            UsageError: Not an address, or it cannot be listened at.
         """
         host, _, port = address.rpartition(":")
         if not port.isdecimal() or int(port) > 65_535:
@@ -67,7 +66,7 @@ class Metrics:
                 int(port), addr=host or "127.0.0.1", registry=self._registry
             )
         except OSError as err:
-            raise EdgeincError(
+            raise UsageError(
                 f"cannot listen at {address}: {err.strerror or err}", hint="choose another port"
             ) from err
         return f"{host or '127.0.0.1'}:{server.server_port}"

@@ -57,8 +57,14 @@ def refuse_other_fleet(channel: Channel, config: DeviceConfig) -> None:
         )
 
 
-def why_it_stays(channel: Channel, state: State, config: DeviceConfig) -> Stays | None:
+def why_it_stays(channel: Channel, state: State, config: DeviceConfig, empty: bool) -> Stays | None:
     """Why the channel changes nothing here; None when its step is to be taken.
+
+    Args:
+        channel: What is asked for.
+        state: Of this device.
+        config: Of this device.
+        empty: There is nothing that it could serve.
 
     Raises:
         Refusal: `REVOKED`.
@@ -75,13 +81,14 @@ def why_it_stays(channel: Channel, state: State, config: DeviceConfig) -> Stays 
     if current is not None and current.bundle_id == channel.bundle_id:
         return Stays("", f"step {step} is served, as the channel asks")
     bad = _bad(channel, state)
+    also = "; what is served was revoked" if revoked else "; nothing is served" if empty else ""
     if bad is not None and bad.by == "hand":
-        return Stays("HELD", f"step {step} was {bad.why}; `edgeinc device update --retry` takes it")
+        text = f"step {step} was {bad.why}; `edgeinc device update --retry` takes it"
+        return Stays("HELD", text + also)
     if channel.paused:
-        also = "; what is served was revoked" if revoked else ""
         return Stays("PAUSED", f"the channel is paused at step {step}{also}")
-    # What was revoked is worse than being among the first.
-    if not revoked and not is_drawn(channel, config.device):
+    # To serve nothing, or what was revoked, is worse than being among the first.
+    if not revoked and not empty and not is_drawn(channel, config.device):
         text = f"step {step} goes to {channel.percent:g} % of the fleet, and not to this device"
         return Stays("NOT_SELECTED", text)
     if current is not None and step < current.step and not channel.rollback:

@@ -115,6 +115,12 @@ def asked(now: Channel | None, fleet: str, new: Manifest, wish: Wish) -> Channel
     same = now is not None and now.step == new.step
     before = now.revoke_below if now else 0
     floor = before if wish.revoke_below is None else wish.revoke_below
+    if floor < before:
+        raise UsageError(
+            f"revoke_below is {floor}, and steps below {before} are revoked already: devices that "
+            "have seen that never go below it",
+            hint="leave it out, and publish the content of an older step as a newer one",
+        )
     if new.step < floor:
         raise UsageError(
             f"step {new.step} is revoked: no device may serve one below step {floor}",

@@ -85,8 +85,8 @@ class Server:
         self.root, self._message, self._disk = root, message, Disk()
         self.frames = self.faults = 0
         self.exchanges: list[Exchange] = []
-        self._alone = ExitStack()
-        self._lock()
+        self._alone, self._known, self._waits = ExitStack(), False, ""
+        self._lock(wait_s=1.0)  # whoever asks whether a server runs holds it for a moment, too
         state = journal.load(root)
         self._left = state.trial.attempt if state is not None and state.trial is not None else ""
         try:
@@ -111,13 +111,12 @@ class Server:
         self._started = time.time()
         self._say()
 
-    def _lock(self) -> None:
+    def _lock(self, *, wait_s: float = 0.0) -> None:
         """Be the only server of the folder: of two each would take the other's word for its own."""
+        busy = f"another process serves from {self.root}"
         try:
-            self._alone.enter_context(
-                # Whoever asks whether a server runs holds it for a moment, too.
-                alone(self.root / SERVER, f"another process serves from {self.root}", wait_s=1.0)
-            )
+            self._alone.enter_context(alone(self.root / SERVER, busy, wait_s=wait_s))
+            self._known = True
         except OSError as err:  # a disk that takes nothing is no reason to serve nothing
             _log.warning("it is not known whether another server runs: %s", err)
 
@@ -146,6 +145,7 @@ class Server:
         Raises:
             EdgeincError: So many frames failed one after the other that it had better end.
         """
+        self._waits = ""
         self._turn()
         fed = resize_image(image, self._seat.session.size)[None]
         exchanged = len(self.exchanges)
@@ -167,6 +167,11 @@ class Server:
         if now - self._said > SAY_EVERY_S:
             self._say()
         return Answer(resize_mask(ids, image.shape[:2]), self._table, self.bundle.step)
+
+    def idle(self, why: str) -> None:
+        """Say that there is no frame to answer: the agent need not wait for a trial."""
+        self._waits = why
+        self._say()
 
     def _ids(self, fed: Image) -> Mask | None:
         """The ids of a frame, judged where a bundle is on trial."""
@@ -287,25 +292,11 @@ class Server:
         """A loaded bundle has taken the place of the one before, just now."""
         load.join()
         self._load = None
+        was, gap = self.bundle, 1000 * (time.monotonic() - self._answered)
         usual = float(median(self._gaps)) if self._gaps else None
-        was, result = self.bundle, load.result
-        assert result is not None
+        self.exchanges.append(load.exchange(was.step, self.frames, gap_ms=gap, usual_ms=usual))
         self.bundle, self._old = load.choice.bundle, was
         self._ms.clear()
-        self.exchanges.append(
-            Exchange(
-                step=self.bundle.step,
-                was_step=was.step,
-                way=result.plan.way,
-                frame=self.frames,
-                ready_ms=result.ready_ms,
-                gap_ms=1000 * (time.monotonic() - self._answered),
-                usual_ms=usual,
-                longest_ms=load.longest_ms,
-                verdict="none",
-                why="",
-            )
-        )
         self._message(f"step {self.bundle.step} serves in the place of step {was.step}")
         if load.choice.attempt:
             self._open_window(load.old_classes)
@@ -355,6 +346,7 @@ class Server:
             frames=self.frames,
             faults=self.faults,
             p95_ms=self.p95_ms,
+            waits=self._waits,
         )
 
     @property
@@ -366,8 +358,10 @@ class Server:
     def _say(self) -> None:
         self._said = time.monotonic()
         try:
+            if not self._known:
+                self._lock()
             serving.say(self.root, self.serving(), self._disk)
-        except OSError as err:  # it goes on without; the next second says it again
+        except (OSError, Refusal) as err:  # it goes on without; the next second says it again
             _log.warning("cannot say what is served: %s", err)
 
     def close(self) -> None:
@@ -390,7 +384,7 @@ class Server:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is None or self.frames == self.faults == 0:
             self.close()
         else:  # what was said stays, so that a trial is not taken for none
             self._release()

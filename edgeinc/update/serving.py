@@ -229,6 +229,8 @@ def ask(
         if said is not None and said.attempt == trial.attempt:
             if said.verdict != "none":
                 return Judgement(said.verdict, said.why)
+            if said.waits:
+                return Judgement("interrupted", f"the frames stopped: {said.waits}")
             if not is_running(root, said):
                 return Judgement("interrupted", "the server ended during the trial")
             if begun is None:

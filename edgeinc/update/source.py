@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
+from edgeinc.errors import UsageError
 from edgeinc.schema import Floor
 from edgeinc.update.disk import Disk
 from edgeinc.update.fetch import Source as Place
@@ -68,15 +69,17 @@ def repository(root: Path, *, place: str | None = None) -> Connect:
         place: A URL, or a folder that was brought here; None takes the device's own.
 
     Raises:
-        UsageError: The folder is no device, or its root metadata is gone.
+        UsageError: The folder is no device, its root metadata is gone, or there is no such place.
     """
-    config, trust = read_config(root), read_trust(root)
+    read_config(root), read_trust(root)  # says at once what is missing
+    if place is not None and "://" not in place and not Path(place).is_dir():
+        raise UsageError(f"there is no folder {place}", hint="name one that holds metadata/")
 
     def connect(floors: Mapping[str, Floor], checked: float) -> SignedFiles:
         return Trusted(
             root / CACHE,
-            Place.at(place or config.repository),
-            root=trust,
+            Place.at(place or read_config(root).repository),
+            root=read_trust(root),
             disk=Disk(),
             floors=floors,
             checked=datetime.fromtimestamp(checked, timezone.utc) if checked else None,

@@ -1,4 +1,4 @@
-"""Root's commands on a device of another user.
+"""The folder of a device: which one is meant, and whose it is.
 
 What root writes into the folder of a service the service cannot write any more, and what the
 service's user laid there is not to be read with root's rights. So such a command goes on as the
@@ -10,9 +10,30 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import edgeinc
+from edgeinc.cli._command import MACHINE
 from edgeinc.errors import UsageError
+
+RootOption = Annotated[
+    Path,
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="Folder of the device.",
+        envvar="EDGEINC_DEVICE",
+        rich_help_panel=MACHINE,
+    ),
+]
+ROOT = Path("/var/lib/edgeinc")
+
+
+def rooted(root: Path) -> list[str]:
+    """The words that name a device's folder to a command, none for the usual one."""
+    return [] if root == ROOT else ["--root", str(root)]
 
 
 def become_owner(root: Path) -> None:
@@ -36,6 +57,7 @@ def become_owner(root: Path) -> None:
     try:
         user = pwd.getpwuid(owner.st_uid)
     except KeyError:  # of another machine, or of a container: it has no groups of its own here
+        os.setgroups([group])
         os.setgid(group)
     else:
         name, group = user.pw_name, user.pw_gid
