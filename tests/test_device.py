@@ -516,6 +516,12 @@ def test_a_server_that_fails_while_it_tries_a_step_leaves_that_one(root, world):
     assert served(root) == NEW.artifact
 
 
+def test_a_server_that_fails_while_it_tries_the_second_step_leaves_that_one_too(root, world):
+    on_trial(root, world)  # nothing is held before the first step
+    assert world.device(root).rollback(failed=True).change == "nothing"
+    assert [d.bundle_id for d in journal.load(root).deferred] == [NEW.id]
+
+
 def test_a_rollback_waits_for_an_update_that_runs(root, world):
     world.update(root)
     with alone(root / LOCK, "an update runs"):

@@ -111,6 +111,18 @@ def test_a_root_that_is_brought_again_forgets_nothing(station):
     assert station.update().change == "nothing"
 
 
+def test_what_only_the_slots_know_is_not_forgotten_by_a_correction(station):
+    for name in ("state.json", "state.prev.json"):
+        (station.root / name).write_bytes(b"worn")
+    config = read_config(station.root)
+    with pytest.raises(UsageError, match="serves step 1 of erfnet"):
+        correct(station.root, replace(config, model="bisenet"), station.trust)
+    correct(station.root, replace(config, device="pole-8"), station.trust)
+    assert station.state.current.step == 1
+    assert station.state.floors["timestamp"].version > 1
+    assert station.serves == OLD.artifact
+
+
 @pytest.mark.parametrize("lost", ["", "configuration", "journals"])
 def test_a_device_moves_to_another_repository_and_back(station, tmp_path, clock, lost):
     """Floors, also root's, and what lies in the cache are of the one that was seen."""

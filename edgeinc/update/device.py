@@ -150,13 +150,13 @@ class Device:
         with self._keeper.changing("roll back", wait_s=wait_s):
             state = self._keeper.state
             now, before = state.current, state.previous
-            if now is None or before is None:
-                raise UsageError("there is no bundle to go back to", hint="edgeinc device status")
-            if failed and state.trial is not None and state.trial.tries:
+            if failed and now is not None and state.trial is not None and state.trial.tries:
                 tried = state.trial.bundle
                 self._keeper.defer(tried, "the server failed while it was tried")
                 text = f"step {now.step} stays served; the server failed while it tried step "
                 return self._stays(Stays("DEFERRED", f"{text}{tried.step}"))
+            if now is None or before is None:
+                raise UsageError("there is no bundle to go back to", hint="edgeinc device status")
             if failed and before.step >= now.step:
                 raise UsageError(
                     f"there is no older bundle to go back to: step {before.step} is not older than "

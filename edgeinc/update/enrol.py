@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from edgeinc import registry
 from edgeinc.errors import UsageError
 from edgeinc.schema import DeviceConfig, State, to_json
-from edgeinc.update import journal, slots
+from edgeinc.update import journal, serving, slots
 from edgeinc.update.disk import Disk, refusing
 from edgeinc.update.fetch import Source, refuse_no_root
 from edgeinc.update.identity import CACHE, CONFIG, DOWNLOADS, SLOTS, TRUST
@@ -76,8 +76,8 @@ def correct(root: Path, config: DeviceConfig, trust: bytes, *, disk: Disk | None
 def _write(root: Path, config: DeviceConfig, trust: bytes, disk: Disk) -> None:
     """Write what a device is; the configuration last, so that a device is one as a whole.
 
-    A folder that lost its configuration knows by its journal what it serves. Floors stay in any
-    case: they are bound to the keys of their repository.
+    A folder that lost its configuration knows by its journal, or by its slots, what it serves.
+    Floors stay in any case: they are bound to the keys of their repository.
 
     Raises:
         UsageError: It serves another model.
@@ -85,14 +85,15 @@ def _write(root: Path, config: DeviceConfig, trust: bytes, disk: Disk) -> None:
         OSError: The disk refused.
     """
     with alone(root / LOCK, f"an update of {root} is running"):
-        state = journal.load(root)
+        found = journal.load(root)
+        state = found or serving.state_from_slots(root)
         _refuse_other_model(root, state, config.model)
         file = root / TRUST
         if not file.is_file() or file.read_bytes() != trust:
             disk.remove_tree(root / CACHE)  # of the root before
             disk.write_atomic(file, trust)
-        if state is None:
-            journal.store(root, State(seq=0), disk)
+        if found is None:
+            journal.store(root, state, disk)
         disk.write_atomic(root / CONFIG, to_json(config).encode())
 
 
@@ -118,13 +119,13 @@ def _refuse(config: DeviceConfig, trust: bytes) -> None:
     refuse_no_root(trust)
 
 
-def _refuse_other_model(root: Path, state: State | None, model: str) -> None:
+def _refuse_other_model(root: Path, state: State, model: str) -> None:
     """Refuse to take a folder with steps of one model for a device of another.
 
     Raises:
         UsageError: It serves another model.
     """
-    served = state.current if state is not None else None
+    served = state.current
     if served is None or slots.damage(root / SLOTS / served.bundle_id):
         return
     file = root / SLOTS / served.bundle_id / slots.MANIFEST
