@@ -362,6 +362,8 @@ class Device:
         text = f"serves step {bundle.step}"
         return self._outcome("committed", text, bundle, way=way, cost=cost, was=was, proof=proof)
 
+    # -------------------------------------------------------------------------------------- parts
+
     def _manifest(self, bundle: Held) -> Manifest:
         file = self._keeper.slots / bundle.bundle_id / slots.MANIFEST
         return read(file.read_bytes(), str(file))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeinc import host
-from edgeinc.errors import UpdateError
+from edgeinc.errors import UpdateError, as_typed
 from edgeinc.schema import Blob, Channel, DeviceConfig, Installed, Manifest
 from edgeinc.update import _zstd, delta, engines, faults, slots
 from edgeinc.update.disk import Disk
@@ -100,7 +100,8 @@ def refuse_unfit(
         )
     elif needs.runtimes and config.runtime not in needs.runtimes:
         problem = f"it needs {' or '.join(needs.runtimes)}, this device has {config.runtime}"
-        hint = f"with {needs.runtimes[0]} here: edgeinc device init --replace --runtime NAME"
+        other = as_typed("device", "init", "--replace", "--runtime", needs.runtimes[0])
+        hint = f"where that is installed: {other}"
     elif _numbers(needs.edgeinc) > _numbers(host.installed("edgeinc")):
         problem = f"it needs edgeinc {needs.edgeinc}, this is {host.installed('edgeinc')}"
         hint = "pip install --upgrade edgeinc"

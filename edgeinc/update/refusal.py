@@ -31,10 +31,9 @@ Reason = Literal[
     "UNHEALTHY",
 ]
 """`TRUST`: a signature, a threshold, an expiry or a role is not right. `REPLAY`: older than what
-this device has seen. `CORRUPT`: not the bytes that were signed, or a folder that
-lacks them. `INCOMPATIBLE`: signed, and not for
-this device. `UNHEALTHY`: it ran here, and wrongly. `DEFERRED`: its trial was interrupted, it is
-tried again later. The others say what they are."""
+this device has seen. `CORRUPT`: not the bytes that were signed, or a folder that lacks them.
+`INCOMPATIBLE`: signed, and not for this device. `UNHEALTHY`: it ran here, and wrongly. `DEFERRED`:
+its proof was interrupted, or has to wait; it is tried again later. The others say what they are."""
 
 
 class Refusal(UpdateError):
